@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The roles the broker needs filled, as protocols; technologies fill them further out.
+
+Invariants: no port names a technology; verbs are idempotent unless they say otherwise; an exception other than the
+documented ones is a bug.
+Not here: the adapters (`auth`, `store`, `dataplane`) and their wiring (`app`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Protocol
+
+from ddtb6.addressing.endpoint import Encapsulation, Endpoint, Link
+from ddtb6.sasl.credentials import Credentials
+from ddtb6.tunnel.reasons import EndReason, Refusal
+from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Two readings that must not be mixed."""
+
+    def monotonic(self) -> float:
+        """Seconds since some start; for deadlines."""
+
+    def epoch(self) -> float:
+        """Seconds since 1970 UTC; for what is written down."""
+
+
+# --- authentication -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who logged in, and what their authenticator says they get."""
+
+    owner: str
+    """Key of everything they hold: ``user:NAME``, or ``anonymous:ENDPOINT``. Never empty."""
+    user: str | None
+    """Account name; None for anonymous clients."""
+
+    @property
+    def anonymous(self) -> bool:
+        return self.user is None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The credentials hold."""
+
+    principal: Principal
+    rspauth: str | None = None
+    """DIGEST-MD5: 32 hexadecimal digits that prove the server to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The credentials do not hold, and nobody else need be asked."""
+
+    why: str
+    """For the log; the wire says only 300."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotMine:
+    """This authenticator does not know the account; the next in the chain is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """No answer could be had; becomes 530, never an accept."""
+
+    why: str
+
+
+Verdict = Accepted | Rejected | NotMine | Unavailable
+
+
+class Authenticator(Protocol):
+    """Judges credentials."""
+
+    @property
+    def mechanisms(self) -> frozenset[str]:
+        """SASL mechanisms it can judge, upper case; the CAPABILITY line is computed from these."""
+
+    async def verify(self, credentials: Credentials, link: Link) -> Verdict:
+        """Never raises for anything a client sent."""
+
+
+# --- leases and sessions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a session is opened with; the store grants the leases and writes the session in one transaction."""
+
+    owner: str
+    user: str | None
+    link: Link
+    encapsulation: Encapsulation
+    mechanism: str
+    client_version: str
+    address_pool: str
+    prefix_pool: str | None
+    """None: no prefix asked for."""
+    mtu: int
+    idle_limit: float
+    """Seconds of silence after which the session ends; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One accounting span of one tunnel, raised to lowered, as the store has it."""
+
+    id: TunnelId
+    owner: str
+    user: str | None
+    spec: TunnelSpec
+    mechanism: str
+    client_version: str
+    idle_limit: float
+    started: float
+    """Epoch seconds."""
+    carried: Counters
+    """What was counted up to the last checkpoint; the data plane of a restarted broker starts again at zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a session ended."""
+
+    id: TunnelId
+    reason: EndReason
+    counters: Counters
+    """All of it: `Session.carried` plus the final counters of the data plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An owner holds an address (a /128) or a delegated prefix."""
+
+    pool: str
+    prefix: IPv6Network
+    owner: str
+    granted: float
+    """Epoch seconds."""
+    released: float | None
+    """Epoch seconds; None while it is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An answer to "who had this address at that second, and from where"."""
+
+    lease: Lease
+    sessions: tuple[PastSession, ...]
+    """Sessions of the owner that carried it at that second, newest first; empty when it was held and not in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastSession:
+    """A session as history keeps it."""
+
+    id: TunnelId
+    owner: str
+    user: str | None
+    remote: Endpoint
+    local: Endpoint
+    address: IPv6Address
+    prefix: IPv6Network | None
+    mechanism: str
+    client_version: str
+    started: float
+    ended: float | None
+    reason: EndReason | None
+    counters: Counters
+
+
+class PoolExhausted(Exception):
+    """The pool named in the message has no free index."""
+
+
+class UnknownPool(Exception):
+    """No pool of that name is configured."""
+
+
+class SessionStore(Protocol):
+    """Leases and sessions. What a method returned is on stable storage when its awaitable fires."""
+
+    async def open_session(self, opening: Opening) -> Session:
+        """Grant (or find again) the owner's leases and write the session, in one durable transaction.
+
+        An owner that holds an address or prefix of the pool gets the same one. Raises PoolExhausted, UnknownPool.
+        """
+
+    async def close_sessions(self, endings: Sequence[Ending]) -> None:
+        """Write how sessions ended. Anonymous owners' leases are released with them. Closing twice keeps the first."""
+
+    async def checkpoint(self, carried: Mapping[TunnelId, Counters]) -> None:
+        """Write what live sessions have carried so far."""
+
+    async def live_sessions(self) -> Sequence[Session]:
+        """Sessions not closed, oldest first; what a restarted broker makes true again."""
+
+    async def release(self, owner: str) -> Sequence[Lease]:
+        """Give up all that an owner holds; returns what was released. Freed prefixes rest before reuse."""
+
+    async def whois(self, address: IPv6Address, at: float | None = None) -> Holding | None:
+        """Who held `address` (as an address, or inside a delegated prefix) at epoch second `at`, by default now."""
+
+    async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
+        """Leases in order of granting; `held` False gives those that were released instead."""
+
+    async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
+        """The newest `limit` sessions, live ones included, newest first."""
+
+
+# --- accounts -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A local user. Holds verifiers, never the password."""
+
+    name: str
+    digest: bytes | None
+    """The 16 octets of MD5(user:realm:password), for DIGEST-MD5. Password-equivalent there: never logged or shown."""
+    password_hash: str | None
+    """scrypt with its parameters, ``scrypt$N$r$p$salt$hash``; for PLAIN and the web."""
+    disabled: bool
+    created: float
+    """Epoch seconds."""
+
+
+class NoSuchAccount(Exception):
+    """No account has the name in the message."""
+
+
+class AccountExists(Exception):
+    """The name in the message is taken."""
+
+
+class AccountStore(Protocol):
+    """Local users. Writes are durable when their awaitable fires."""
+
+    def find_account(self, name: str) -> Account | None:
+        """By exact name; an indexed read on the calling thread, cheap enough for every log-in."""
+
+    async def add_account(self, account: Account) -> None:
+        """Raises AccountExists."""
+
+    async def set_secrets(self, name: str, digest: bytes | None, password_hash: str | None) -> None:
+        """Replace both verifiers. Raises NoSuchAccount."""
+
+    async def set_disabled(self, name: str, disabled: bool) -> None:
+        """Raises NoSuchAccount."""
+
+    async def delete_account(self, name: str) -> None:
+        """The account goes, its leases are released, its history stays. Raises NoSuchAccount."""
+
+    async def accounts(self) -> Sequence[Account]:
+        """All, by name."""
+
+
+# --- data plane ---------------------------------------------------------------------------------------------------
+
+
+class DataPlaneError(Exception):
+    """The data plane refused; the message is a sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneLost:
+    """The device is gone or was reset; everything must be reconciled."""
+
+    why: str
+
+
+PlaneEvent = PlaneLost
+
+
+class DataPlane(Protocol):
+    """Carries the packets of tunnels. One conformance suite runs over every implementation."""
+
+    @property
+    def name(self) -> str:
+        """``utun``, ``tun`` or ``memory``."""
+
+    @property
+    def encapsulations(self) -> frozenset[Encapsulation]:
+        """What it can carry."""
+
+    async def start(self) -> None:
+        """Make the device and its routes; keeps what is there already. Raises DataPlaneError."""
+
+    async def stop(self) -> None:
+        """Let go. Tunnels that live in the kernel stay there."""
+
+    async def raise_tunnel(self, spec: TunnelSpec) -> None:
+        """Make reality equal to `spec`; the same spec twice is success, the same id with another spec replaces.
+
+        Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or (part of) the prefix.
+        """
+
+    async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:
+        """Remove it and return its final counters; None when there is no such tunnel."""
+
+    async def dump(self, tunnels: Collection[TunnelId] | None = None) -> Sequence[Observed]:
+        """What exists: all, or those of `tunnels` that do."""
+
+    def strays(self) -> Mapping[Refusal, int]:
+        """Packets refused that belong to no tunnel, since start."""
+
+    def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
+        """`listener` is called on the reactor thread; it must not raise."""
+
+
+class UserSpacePlane(DataPlane, Protocol):
+    """A data plane that is handed the datagrams of the signalling socket."""
+
+    def feed(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
+        """A datagram whose first nibble is 6, as it came. Never raises, never answers strangers."""
+
+    def send_with(self, transmit: Callable[[bytes, Endpoint, Endpoint], bool]) -> None:
+        """Give it ``transmit(datagram, local, remote) -> taken`` of the signalling socket."""

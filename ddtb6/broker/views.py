@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Immutable snapshots of what the broker is doing, for the status page, the tool and metrics.
+
+Invariant: no secret and no mutable state in here. `plain` gives the JSON form of any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.tunnel.spec import Counters, TunnelId
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A live session."""
+
+    id: TunnelId
+    owner: str
+    user: str | None
+    remote: Endpoint
+    local: Endpoint
+    address: IPv6Address
+    prefix: IPv6Network | None
+    nat: bool
+    """The client believes it has another outer address than the one we see."""
+    mechanism: str
+    client_version: str
+    started: float
+    """Epoch seconds."""
+    established: bool
+    """The client accepted the offer or sent a packet."""
+    silent_for: float | None
+    """Seconds since the last packet from the client; None before the first."""
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """How full a pool is."""
+
+    name: str
+    use: str
+    block: IPv6Network
+    length: int
+    capacity: int
+    held: int
+    resting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The broker as a whole; holds no user data, so anybody may see it."""
+
+    version: str
+    started: float
+    """Epoch seconds."""
+    listening: tuple[str, ...]
+    """Such as ``udp 192.0.2.1:3653``."""
+    data_plane: str
+    data_plane_reason: str
+    """Why this one, in one sentence."""
+    firewall: str
+    """What the firewall does for us, or why it does nothing, in one sentence."""
+    encapsulations: tuple[str, ...]
+    mechanisms: tuple[str, ...]
+    sessions: int
+    negotiations: int
+    logins: Mapping[str, int]
+    """Successful log-ins since start by mechanism."""
+    refusals: Mapping[str, int]
+    """Refused negotiations and requests since start by status code and text."""
+    ended: Mapping[str, int]
+    """Sessions ended since start by reason."""
+    strays: Mapping[str, int]
+    """Packets since start that belong to no tunnel, by reason."""
+    pools: tuple[PoolView, ...]
+
+
+def plain(value: Any) -> Any:
+    """`value` as what JSON can hold: dataclasses and mappings as objects, addresses as compressed text, enums by value."""
+    if isinstance(value, Endpoint | IPv6Address | IPv6Network):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | frozenset | set):
+        return [plain(item) for item in value]
+    return value
