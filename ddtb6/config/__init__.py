@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration: TOML in, frozen dataclasses out, all errors at once.
+
+`sections` is what can be said, `reading` turns a file into it.
+"""
+
+from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse
+from ddtb6.config.sections import (
+    AuthConfig,
+    Config,
+    DataPlaneConfig,
+    FirewallConfig,
+    LimitsConfig,
+    ListenConfig,
+    PoolConfig,
+    ServerConfig,
+    TunnelConfig,
+    WebConfig,
+    describe,
+)
+
+__all__ = [
+    "AuthConfig",
+    "Config",
+    "ConfigError",
+    "DataPlaneConfig",
+    "FirewallConfig",
+    "LimitsConfig",
+    "ListenConfig",
+    "PoolConfig",
+    "Problem",
+    "ServerConfig",
+    "TunnelConfig",
+    "WebConfig",
+    "cautions",
+    "describe",
+    "load",
+    "parse",
+]

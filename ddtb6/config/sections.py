@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a configuration can say: one dataclass for each section.
+
+Every field has its documentation (meaning, unit) as docstring, its default beside it, and its range as metadata
+`check`; `describe` gives all of that to whoever writes manuals and samples.
+Not here: TOML and what holds between several keys (`config.reading`).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.pool import Pool, Use
+
+AUTHENTICATORS = ("local", "anonymous")
+MECHANISMS = ("DIGEST-MD5", "PLAIN", "ANONYMOUS")
+
+# --- ranges -------------------------------------------------------------------------------------------------------
+
+Check = Callable[[Any], str | None]
+"""Gives the sentence that says what is wrong with a value, or None."""
+
+
+def meant(word: str, choices: Iterable[str]) -> str:
+    """The end of a sentence that offers the nearest of `choices`, or nothing."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _between(low: float, high: float) -> dict[str, Check]:
+    return {"check": lambda value: None if low <= value <= high else f"{value} is not between {low} and {high}"}
+
+
+def _among(*choices: str) -> dict[str, Check]:
+    def check(value: str | tuple[str, ...]) -> str | None:
+        for each in (value,) if isinstance(value, str) else value:
+            if each not in choices:
+                return f'"{each}" is not one of {", ".join(choices)}{meant(each, choices)}'
+        return _once(value) if isinstance(value, tuple) else None
+
+    return {"check": check}
+
+
+def _matching(pattern: str, sentence: str) -> dict[str, Check]:
+    return {"check": lambda value: None if re.fullmatch(pattern, str(value)) else f'"{value}" {sentence}'}
+
+
+def _once(values: tuple[Any, ...]) -> str | None:
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    return f"{twice[0]} is listed twice" if twice else None
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """[server]"""
+
+    state: Path = Path("/var/lib/ddtb6")
+    """Directory of the database. Must be writable by the daemon, and by nobody else."""
+    control: Path = field(
+        default=Path("/run/ddtb6/control"),
+        metadata=_matching(r"(?s).{1,100}", "is longer than the 100 characters a unix socket's path may have"),
+    )
+    """Unix socket on which `ddtb6` (the tool) talks to the daemon. Its file mode is the permission."""
+    realm: str = field(
+        default="ddtb6",
+        metadata=_matching(
+            r'[^",\\:\x00-\x20\x7f-\U0010ffff]{1,24}',
+            "must have 1 to 24 visible ASCII characters without quote, comma, backslash and colon",
+        ),
+    )
+    """Realm of DIGEST-MD5, at most 24 characters. Part of every stored DIGEST secret: changing it voids them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """[listen]"""
+
+    udp: tuple[Endpoint, ...] = field(
+        default=(Endpoint("0.0.0.0", 3653), Endpoint("::", 3653)), metadata={"check": _once}
+    )
+    """UDP addresses for signalling and tunnelled packets."""
+    tcp: tuple[Endpoint, ...] = field(
+        default=(Endpoint("0.0.0.0", 3653), Endpoint("::", 3653)), metadata={"check": _once}
+    )
+    """TCP addresses for signalling."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """[auth]"""
+
+    chain: tuple[str, ...] = field(default=("local",), metadata=_among(*AUTHENTICATORS))
+    """Who judges log-ins, in this order: `local` (users of `ddtb6 user`), `anonymous` (anybody gets one address)."""
+    mechanisms: tuple[str, ...] = field(default=MECHANISMS, metadata=_among(*MECHANISMS))
+    """SASL mechanisms that may be offered; offered are those that somebody in the chain can judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """[tunnel]"""
+
+    mtu: int = field(default=1280, metadata=_between(1280, 65507))
+    """Largest inner packet in octets, 1280 to 65507. Clients' set-up scripts use 1280 whatever is said here."""
+    keepalive: int = field(default=30, metadata=_between(0, 3600))
+    """Seconds between a client's keepalives, as told to it; 0: none are asked for."""
+    idle_limit: int = field(default=180, metadata=_between(0, 31_536_000))
+    """Seconds of silence after which a tunnel is taken down; 0: never. At least 5 keepalives are always allowed for."""
+    lifetime: int = field(default=604800, metadata=_between(3600, 31_536_000))
+    """Told to the client as it stands; clients read it as minutes, as seconds, or not at all."""
+    resolver: IPv6Address | None = None
+    """Recursive DNS resolver told to clients."""
+    domain: str = field(
+        default="",
+        metadata=_matching(
+            r"(?i)(?:(?!-)[a-z0-9-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9-]{1,63}(?<!-)){0,8})?",
+            "is not a domain name; write it without a dot at the end",
+        ),
+    )
+    """Clients are told the host name USER.DOMAIN; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """[limits]"""
+
+    negotiations: int = field(default=60000, metadata=_between(1, 10_000_000))
+    """Negotiations under way at once, over all sources."""
+    per_source_rate: float = field(default=5.0, metadata=_between(0.001, 1_000_000))
+    """New negotiations a second that one source (IPv4 address, IPv6 /64) may begin, on average."""
+    per_source_burst: int = field(default=40, metadata=_between(1, 1_000_000))
+    """New negotiations that one source may begin at once."""
+    overall_rate: float = field(default=5000.0, metadata=_between(0.001, 1_000_000))
+    """New negotiations a second over all sources."""
+    per_source_tunnels: int = field(default=64, metadata=_between(1, 1_000_000))
+    """Live tunnels from one source."""
+    negotiation_timeout: float = field(default=60.0, metadata=_between(1, 3600))
+    """Seconds that a client may stay silent between two messages of a negotiation."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlaneConfig:
+    """[dataplane]"""
+
+    kind: str = field(default="auto", metadata=_among("auto", "utun", "tun", "memory"))
+    """`auto` (utun where the module is loaded, else tun), `utun`, `tun`, or `memory` (carries nothing; for tests)."""
+    device: str = field(
+        default="ddtb6",
+        metadata=_matching(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,15}", "is not 1 to 15 of letters, digits, . _ -"),
+    )
+    """Name of the network device."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallConfig:
+    """[firewall]"""
+
+    backend: str = field(default="auto", metadata=_among("auto", "nft", "iptables", "none"))
+    """`auto`, `nft`, `iptables` or `none`."""
+    signalling_rate: int = field(default=50, metadata=_between(0, 1_000_000))
+    """Signalling datagrams a second that one source may send before the kernel drops them; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """[web]"""
+
+    listen: str = field(
+        default="tcp:port=8653:interface=127.0.0.1",
+        metadata=_matching(r"|(?:tcp|tcp6|ssl|unix|systemd):.+", 'is not like "tcp:port=8653:interface=127.0.0.1"'),
+    )
+    """Twisted endpoint string of the status page; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """[pool.NAME], one table for each pool"""
+
+    block: IPv6Network
+    """The addresses of the pool, such as `2001:db8:1::/48`. Blocks of different pools must not overlap."""
+    use: Use
+    """`accounts` (one address for each logged-in client), `anonymous` (for each other client), or `prefixes`."""
+    length: int | None = None
+    """Length of the delegated prefixes: 48, 52, 56, 60 or 64. Only where the use is `prefixes`, and needed there."""
+    quarantine: float | None = field(default=None, metadata=_between(0, 315_360_000))
+    """Seconds that what was given back rests before somebody else gets it. Unset: 7 days; `anonymous`: 10 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration."""
+
+    server: ServerConfig = ServerConfig()
+    listen: ListenConfig = ListenConfig()
+    auth: AuthConfig = AuthConfig()
+    tunnel: TunnelConfig = TunnelConfig()
+    limits: LimitsConfig = LimitsConfig()
+    dataplane: DataPlaneConfig = DataPlaneConfig()
+    firewall: FirewallConfig = FirewallConfig()
+    web: WebConfig = WebConfig()
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    """[pool.NAME], by name and in the order of names"""
+
+
+# --- documentation ------------------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """A configuration key as a manual describes it."""
+
+    section: str
+    """Such as ``server``, or ``pool.NAME``."""
+    name: str
+    type: str
+    """In words, such as ``whole number``."""
+    default: Any
+    """`dataclasses.MISSING` where the key must be given."""
+    doc: str
+
+
+SECTIONS: Mapping[str, type] = {
+    "server": ServerConfig,
+    "listen": ListenConfig,
+    "auth": AuthConfig,
+    "tunnel": TunnelConfig,
+    "limits": LimitsConfig,
+    "dataplane": DataPlaneConfig,
+    "firewall": FirewallConfig,
+    "web": WebConfig,
+}
+"""The tables there is one of, in the order they are documented; `PoolConfig` is the one there are several of."""
+
+_TYPE_WORDS = {
+    "str": "text",
+    "Path": "path",
+    "int": "whole number",
+    "float": "number",
+    "Use": "text",
+    "IPv6Address": "IPv6 address",
+    "IPv6Network": "IPv6 prefix",
+    "tuple[str, ...]": "list of text",
+    "tuple[Endpoint, ...]": "list of ADDRESS:PORT",
+}
+
+
+def describe() -> list[Key]:
+    """Every key with its documentation, read from the docstrings in this file."""
+    source = ast.parse(inspect.getsource(sys.modules[__name__]))
+    classes = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
+    keys = []
+    for section, kind in [*SECTIONS.items(), ("pool.NAME", PoolConfig)]:
+        docs = dict(_field_docs(classes[kind.__name__]))
+        for each in dataclasses.fields(kind):
+            words = _TYPE_WORDS[str(each.type).removesuffix(" | None")]
+            keys.append(Key(section, each.name, words, each.default, docs[each.name]))
+    return keys
+
+
+def _field_docs(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for declaration, following in zip(node.body, node.body[1:], strict=False):
+        match declaration, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                yield name, inspect.cleandoc(doc)

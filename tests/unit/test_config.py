@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration reader: samples, every error with its key, and independence of order."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.pool import Use
+from ddtb6.config import Config, ConfigError, cautions, describe, load, parse
+from ddtb6.config.sections import Key
+
+ETC = Path(__file__).parents[2] / "etc"
+
+LINKS = '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
+HOME = '[pool.home]\nblock = "2001:db8:1000::/36"\nuse = "prefixes"\nlength = 56\n'
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    return [str(each) for each in caught.value.problems]
+
+
+def test_sample_is_the_defaults_and_two_pools() -> None:
+    config = load(ETC / "ddtb6.toml")
+    assert dataclasses.replace(config, pools={}) == Config()
+    assert {pool.name: (pool.use, pool.length) for pool in config.pools.values()} == {
+        "links": (Use.ACCOUNTS, 128),
+        "home56": (Use.PREFIXES, 56),
+    }
+
+
+def test_sample_has_every_key_with_its_default() -> None:
+    """Uncommenting all keys gives the same configuration, and no key is missing."""
+    text = (ETC / "ddtb6.toml").read_text()
+    uncommented = re.sub(r"(?m)^#(?=[a-z_\[]+(?:[.a-z]*\]| = ))", "", text)
+    tables = tomllib.loads(uncommented)
+    for key in describe():
+        table = tables["pool"]["home56"] if key.section == "pool.NAME" else tables[key.section]
+        assert key.name in table, f"{key.section}.{key.name}"
+    config = parse(uncommented)
+    sample = load(ETC / "ddtb6.toml")
+    assert dataclasses.replace(config, pools={}) == Config()
+    assert {name: config.pools[name] for name in sample.pools} == sample.pools
+
+
+def test_sample_documents_each_key_as_the_code_does() -> None:
+    """A number or name in a field's documentation that the sample lacks is a sample that was forgotten."""
+    text = " ".join((ETC / "ddtb6.toml").read_text().split())
+    for key in describe():
+        for figure in re.findall(r"\b\d{2,}\b", key.doc):
+            assert figure in text, f"{key.section}.{key.name}: {figure}"
+
+
+def test_development_configuration() -> None:
+    config = load(ETC / "ddtb6.dev.toml")
+    assert config.auth.chain == ("local", "anonymous")
+    assert config.server.state == Path("run")
+    assert sorted(pool.length for pool in config.pools.values() if pool.use is Use.PREFIXES) == [48, 56, 60, 64]
+    assert cautions(config) == []
+
+
+def test_every_key_is_documented() -> None:
+    for key in describe():
+        assert key.doc.endswith("."), key
+    assert {key.section for key in describe()} >= {"server", "listen", "pool.NAME"}
+
+
+def test_all_errors_at_once_each_with_its_key() -> None:
+    assert problems(
+        """
+        surplus = 1
+        [server]
+        realm = 'a "b"'
+        sate = "x"
+        [listne]
+        [auth]
+        chain = ["lokal"]
+        [tunnel]
+        mtu = 1279
+        keepalive = true
+        resolver = "192.0.2.1"
+        realm = "here"
+        [limits]
+        per_source_rate = "fast"
+        [pool.home56]
+        block = "2001:db8::/48"
+        use = "prefixes"
+        length = 57
+        """
+    ) == [
+        'auth.chain: "lokal" is not one of local, anonymous; did you mean local?',
+        'limits.per_source_rate: must be a number, not "fast"',
+        "listne: there is no such section; did you mean listen?",
+        "pool.home56.length: 57 is not one of 48, 52, 56, 60, 64",
+        'server.realm: "a "b"" must have 1 to 24 visible ASCII characters without quote, comma, backslash and colon',
+        "server.sate: there is no such key; did you mean state?",
+        "surplus: there is no such key outside of the sections",
+        "tunnel.keepalive: must be a whole number, not true",
+        "tunnel.mtu: 1279 is not between 1280 and 65507",
+        "tunnel.realm: there is no such key; it belongs in [server]",
+        'tunnel.resolver: "192.0.2.1" is not an IPv6 address',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("not toml", "not TOML: "),
+        ("server = 3", "server: must be a table: [server]"),
+        ("pool = 3", "pool: must be tables: [pool.NAME]"),
+        ("pool.x = 3", "pool.x: must be a table: [pool.x]"),
+        ('[listen]\nudp = ["::1:3653"]', 'listen.udp: "::1:3653": brackets go around an IPv6 address, and only there'),
+        ('[listen]\nudp = ["[192.0.2.1]:3653"]', 'listen.udp: "[192.0.2.1]:3653": brackets go'),
+        ('[listen]\nudp = ["localhost:3653"]', 'listen.udp: "localhost:3653" is not like "192.0.2.1:3653"'),
+        ('[listen]\nudp = ["192.0.2.1"]', 'listen.udp: "192.0.2.1" is not like "192.0.2.1:3653"'),
+        ('[listen]\nudp = ["192.0.2.1:0"]', 'listen.udp: "192.0.2.1:0": the port must be 1 to 65535'),
+        ('[listen]\nudp = ["192.0.2.1:65536"]', 'listen.udp: "192.0.2.1:65536": the port must be 1 to 65535'),
+        ('[listen]\nudp = "192.0.2.1:1"', 'listen.udp: must be a list in brackets, not "192.0.2.1:1"'),
+        ('[listen]\ntcp = ["1.2.3.4:1", "1.2.3.4:1"]', "listen.tcp: 1.2.3.4:1 is listed twice"),
+        ("[listen]\nudp = []\ntcp = []", "listen: neither udp nor tcp has an address"),
+        ("[auth]\nchain = []", "auth.chain: is empty"),
+        ("[auth]\nmechanisms = []", "auth.mechanisms: is empty"),
+        (
+            '[auth]\nmechanisms = ["ANONYMOUS"]',
+            "auth.mechanisms: auth.chain has local, which needs DIGEST-MD5 or PLAIN",
+        ),
+        ('[auth]\nchain = ["anonymous"]', "pool: auth.chain has anonymous, but there is no pool with use = anonymous"),
+        ('[server]\nstate = ""', "server.state: must be a path"),
+        ('[tunnel]\ndomain = "example.net."', 'tunnel.domain: "example.net." is not a domain name'),
+        ('[dataplane]\ndevice = "much-too-long-a-name"', 'dataplane.device: "much-too-long-a-name" is not 1 to 15'),
+        ('[web]\nlisten = "8653"', 'web.listen: "8653" is not like'),
+        ("[limits]\noverall_rate = inf", "limits.overall_rate: must be a number, not inf"),
+        ('[pool."a b"]\nblock = "2001:db8::/32"\nuse = "accounts"', "pool.a b: the name of a pool has"),
+        ("[pool.x]", "pool.x.block: is missing"),
+        ("[pool.x]", "pool.x.use: is missing"),
+        ('[pool.x]\nblock = "2001:db8::"\nuse = "accounts"', 'pool.x.block: "2001:db8::" lacks its length'),
+        (
+            '[pool.x]\nblock = "2001:db8::1/64"\nuse = "accounts"',
+            "bits set after its length; did you mean 2001:db8::/64?",
+        ),
+        ('[pool.x]\nblock = "192.0.2.0/24"\nuse = "accounts"', 'pool.x.block: "192.0.2.0/24" is not an IPv6 prefix'),
+        ('[pool.x]\nblock = "2001:db8::/127"\nuse = "accounts"', "pool.x.block: 2001:db8::/127 must be a /3 to /126"),
+        ('[pool.x]\nblock = "2001:db8::/64"\nuse = "account"', 'pool.x.use: "account" is not one of'),
+        ('[pool.x]\nblock = "2001:db8::/64"\nuse = "accounts"\nlength = 64', "pool.x.length: 64 makes no sense here"),
+        ('[pool.x]\nblock = "2001:db8::/64"\nuse = "prefixes"', "pool.x.length: is missing"),
+        ('[pool.x]\nblock = "2001:db8::/64"\nuse = "prefixes"\nlength = 56', "2001:db8::/64 is smaller than one /56"),
+        (
+            '[pool.x]\nblock = "2001:db8:0:1::/120"\nuse = "anonymous"',
+            "pool.x.block: 2001:db8:0:1::/120 overlaps 2001:db8:0:1::/64 of pool.links",
+        ),
+    ],
+)
+def test_what_is_refused(text: str, problem: str) -> None:
+    assert any(problem in each for each in problems(f"{text}\n{LINKS if '[pool' in text or '[' in text else ''}")), text
+
+
+def test_accounts_need_a_pool() -> None:
+    assert problems(HOME) == ["pool: there is no pool with use = accounts, so nobody who logs in would get an address"]
+
+
+def test_a_refused_value_causes_no_second_error() -> None:
+    assert problems('[pool.links]\nblock = "oops"\nuse = "accounts"\n') == [
+        'pool.links.block: "oops" is not an IPv6 prefix such as 2001:db8:1::/48'
+    ]
+
+
+def test_values_are_converted() -> None:
+    config = parse(
+        '[listen]\nudp = ["[2001:DB8::1]:53", "192.0.2.1:3653"]\n[tunnel]\nresolver = "2001:db8::53"\n'
+        f"[limits]\nper_source_rate = 3\n{LINKS}quarantine = 60\n"
+    )
+    assert config.listen.udp == (Endpoint("2001:db8::1", 53), Endpoint("192.0.2.1", 3653))
+    assert config.tunnel.resolver == IPv6Address("2001:db8::53")
+    assert isinstance(config.limits.per_source_rate, float)
+    pool = config.pools["links"]
+    assert (pool.block, pool.use, pool.quarantine) == (IPv6Network("2001:db8:0:1::/64"), Use.ACCOUNTS, 60.0)
+
+
+def test_quarantine_defaults_follow_the_use() -> None:
+    guests = '[pool.guests]\nblock = "2001:db8:0:2::/64"\nuse = "anonymous"\n'
+    config = parse(LINKS + HOME + guests)
+    rest = {name: pool.quarantine for name, pool in config.pools.items()}
+    assert rest == {"links": 7 * 86400.0, "home": 7 * 86400.0, "guests": 600.0}
+
+
+@given(st.permutations(sorted({LINKS, HOME, "[tunnel]\nmtu = 1400\n", '[server]\nrealm = "r"\n'})))
+def test_order_never_matters(parts: list[str]) -> None:
+    config = parse("".join(parts))
+    assert config.tunnel.mtu == 1400
+    assert list(config.pools) == ["home", "links"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=4,
+    ),
+    st.sampled_from(describe()),
+)
+def test_any_value_gives_a_config_or_config_errors(value: object, key: Key) -> None:
+    """Only ConfigError, with the key in it, whatever stands after the equals sign."""
+
+    def toml(each: object) -> str:
+        if isinstance(each, bool):
+            return str(each).lower()
+        if isinstance(each, list):
+            return f"[{', '.join(map(toml, each))}]"
+        if isinstance(each, str):
+            return '"' + "".join(f"\\U{ord(character):08x}" for character in each) + '"'
+        return "1979-05-27" if each is None else str(each)
+
+    section = key.section.replace("NAME", "x")
+    text = f"{LINKS}[{section}]\n{key.name} = {toml(value)}\n"
+    try:
+        parse(text)
+        found = []
+    except ConfigError as error:
+        found = [problem.key for problem in error.problems]
+    assert all(each.startswith((section, "auth", "listen", "pool")) for each in found)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "latin1.toml").write_bytes(b"# \xe9\n")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load(tmp_path / "latin1.toml")
+
+
+def test_cautions() -> None:
+    def keys(text: str) -> list[str]:
+        return [str(each) for each in cautions(parse(text))]
+
+    assert keys(LINKS) == [
+        "pool.links.block: 2001:db8:0:1::/64 is documentation space that nobody routes; use your own prefix",
+        "pool: there is no pool with use = prefixes, so every wish for a prefix gets 507",
+    ]
+    real = (
+        '[pool.a]\nblock = "2a00:1:2::/64"\nuse = "accounts"\n[pool.b]\nblock = "fd00::/40"\nuse="prefixes"\nlength=64'
+    )
+    assert keys(real) == ["pool.b.block: fd00::/40 is unique local space (RFC 4193), not routed on the Internet"]
+    assert any(each.startswith("tunnel.keepalive: ") for each in keys("[tunnel]\nkeepalive = 0\n" + LINKS))
+    assert any(each.startswith("dataplane.kind: ") for each in keys('[dataplane]\nkind = "memory"\n' + LINKS))
