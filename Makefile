@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Every target sets up what it needs; `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CONFIG := etc/ddtb6.dev.toml
+READY := .venv/.installed
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# command=package. The broker itself starts nothing but nft, and that only where it is present.
+RUN_PACKAGES := nft=nftables
+TEST_PACKAGES := $(RUN_PACKAGES) ip=iproute2 iptables=iptables tcpdump=tcpdump ethtool=ethtool gsasl=gsasl
+
+# Install the packages in $missing; without root or apt, name them and go on.
+define install
+if [ -n "$$missing" ]; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "setup: installing Debian packages:$$missing"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+  else \
+    echo "setup: going on without these packages, which only root can install:$$missing"; \
+  fi; \
+fi
+endef
+
+# $(call packages,LIST): install those of LIST whose command is missing.
+define packages
+missing=""; \
+for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing $${item#*=}"; done; \
+$(install)
+endef
+
+.PHONY: help run test check demo bench clean static
+
+help:  ## list the targets
+	@echo "ddtb6, an IPv6 tunnel broker in a box"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+run: $(READY)  ## run the broker in the foreground with the development configuration (needs root)
+	@if [ "$$(id -u)" != 0 ]; then echo "run: the broker makes a network device, which needs root: sudo make run"; exit 1; fi
+	@$(call packages,$(RUN_PACKAGES))
+	@mkdir -p run && chmod 700 run
+	@$(BIN)/ddtb6 --config $(CONFIG) user show demo >/dev/null 2>&1 \
+	  || { echo "run: adding the account demo with the password demo"; \
+	       echo demo | $(BIN)/ddtb6 --config $(CONFIG) user add demo --password-stdin; }
+	@echo "run: starting the broker with $(CONFIG); Ctrl-C ends it"
+	@exec $(BIN)/twistd -n --pidfile= ddtb6 --config $(CONFIG)
+
+test: static  ## lint, types, layering and every test
+	@$(call packages,$(TEST_PACKAGES))
+	@echo "test: every test$${DDTB6_REQUIRE:+, with $$DDTB6_REQUIRE required}"
+	@$(BIN)/python -m pytest
+
+check: static  ## lint, types, layering and the fast tests (under 30 s)
+	@echo "check: unit and property tests"
+	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property)
+
+static: $(READY)
+	@echo "static: lint, format, types, layering"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+demo: $(READY)  ## a client behind a NAT logs in, pings and transfers, in network namespaces on this machine (needs root)
+	@$(call packages,$(TEST_PACKAGES))
+	@$(BIN)/python tests/demo.py
+
+bench: $(READY)  ## measure log-ins per second, memory, start-up and throughput, and print a table
+	@$(call packages,$(TEST_PACKAGES))
+	@$(BIN)/python -m bench
+
+clean:  ## remove the virtual environment, caches, built files and the development state
+	@echo "clean: removing .venv, caches, build/, dist/, run/"
+	@rm -rf .venv build dist run *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "setup: $(PYTHON) must be Python 3.11 or later; name another with PYTHON=..."; exit 1; }
+	@missing=""; $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing=" python3-venv"; $(install)
+	@echo "setup: making the virtual environment .venv"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(PIP) -e '.[dev,iptables]' 2>/dev/null || { \
+	  echo "setup: python-iptables could not be built, which takes gcc and python3-dev; the firewall will use nft"; \
+	  $(PIP) -e '.[dev]'; }
+	@touch $@

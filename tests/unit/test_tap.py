@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from twisted.python.usage import UsageError
+
+from ddtb6 import __version__
+from ddtb6.config import Config
+from ddtb6.tap import Options
+
+
+def test_the_configuration_is_read_while_options_are_parsed(tmp_path: Path) -> None:
+    file = tmp_path / "ddtb6.toml"
+    file.write_text('[server]\nrealm = "example"\n[pool.clients]\nblock = "2001:db8:1::/64"\nuse = "accounts"\n')
+    options = Options()
+    options.parseOptions(["--config", str(file)])
+    assert isinstance(options.configuration, Config)
+    assert options.configuration.server.realm == "example"
+
+
+def test_every_error_of_the_configuration_is_a_usage_error(tmp_path: Path) -> None:
+    file = tmp_path / "ddtb6.toml"
+    file.write_text('[server]\nrealm = ""\ncolour = "blue"\n[tunnel]\nmtu = 12\n')
+    with pytest.raises(UsageError) as caught:
+        Options().parseOptions(["--config", str(file)])
+    for key in (str(file), "server.realm", "server.colour", "tunnel.mtu"):
+        assert key in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.toml"):
+        Options().parseOptions(["--config", str(tmp_path / "nowhere.toml")])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Options().parseOptions(["--version"])
+    assert capsys.readouterr().out == f"ddtb6 {__version__}\n"
