@@ -8,6 +8,7 @@ Not here: inner addresses and pools (`addressing.pool`).
 from __future__ import annotations
 
 import enum
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 
@@ -51,3 +52,27 @@ class Link(NamedTuple):
     carrier: Carrier
     local: Endpoint
     remote: Endpoint
+
+
+def source_of(endpoint: Endpoint) -> str:
+    """What counts as one source where limits are kept: the IPv4 address, or the /64 of an IPv6 address."""
+    if ":" not in endpoint.address:
+        return endpoint.address
+    return str(ip_network((endpoint.address.partition("%")[0], 64), strict=False))
+
+
+def translated(claimed: str, observed: Endpoint) -> bool:
+    """The NAT verdict: the client believes it has another address than the one we see (RFC 5572 section 2.1)."""
+    return ip_address(claimed) != ip_address(observed.address.partition("%")[0])
+
+
+def resolve(wanted: Encapsulation, link: Link, carried: frozenset[Encapsulation]) -> Encapsulation | None:
+    """The tunnel type that a request over `link` really gets out of what a data plane carries; None: none (303).
+
+    v6anyv4 becomes v6udpv4 with or without NAT: firewalls often drop protocol 41. A v6udpv4 tunnel runs over the very
+    path of the signalling, so it needs UDP over IPv4.
+    """
+    over_udp4 = link.carrier is Carrier.UDP and link.remote.family == 4
+    if wanted in (Encapsulation.V6UDPV4, Encapsulation.V6ANYV4) and over_udp4 and Encapsulation.V6UDPV4 in carried:
+        return Encapsulation.V6UDPV4
+    return None

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live tunnels, found by id, by owner, by outer endpoint and counted by source.
+
+Invariant: one tunnel for an owner, one for an outer endpoint; `add` is told who must go first.
+Not here: the negotiations that are under way (each transport keeps its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ddtb6.addressing.endpoint import Endpoint, source_of
+from ddtb6.broker.ports import Session
+from ddtb6.tunnel.spec import TunnelId
+
+
+class Live:
+    """A tunnel that stands, and what only the running broker knows of it."""
+
+    __slots__ = ("established", "nat", "quiet_since", "session")
+
+    def __init__(self, session: Session, now: float, *, nat: bool, established: bool) -> None:
+        self.session = session
+        self.nat = nat
+        """The client believes it has another outer address than the one we see."""
+        self.established = established
+        """The client accepted the offer or sent a packet."""
+        self.quiet_since = now
+        """Monotonic second from which silence counts: the raising, or the last packet that was noticed."""
+
+
+class Registry:
+    """All live tunnels."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[TunnelId, Live] = {}
+        self._by_owner: dict[str, Live] = {}
+        self._by_remote: dict[Endpoint, Live] = {}
+        self._per_source: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(tuple(self._by_id.values()))
+
+    def __contains__(self, live: Live) -> bool:
+        return self._by_id.get(live.session.id) is live
+
+    def get(self, tunnel: TunnelId) -> Live | None:
+        return self._by_id.get(tunnel)
+
+    def of_owner(self, owner: str) -> Live | None:
+        return self._by_owner.get(owner)
+
+    def at(self, remote: Endpoint) -> Live | None:
+        return self._by_remote.get(remote)
+
+    def from_source(self, remote: Endpoint) -> int:
+        """How many tunnels stand from the source of `remote`."""
+        return self._per_source.get(source_of(remote), 0)
+
+    def add(self, live: Live) -> None:
+        """The owner and the endpoint must be free: remove who has them first."""
+        session = live.session
+        assert session.owner not in self._by_owner and session.spec.remote not in self._by_remote, "one of each"
+        self._by_id[session.id] = live
+        self._by_owner[session.owner] = live
+        self._by_remote[session.spec.remote] = live
+        source = source_of(session.spec.remote)
+        self._per_source[source] = self._per_source.get(source, 0) + 1
+
+    def remove(self, live: Live) -> None:
+        """Removing what is not there is a bug: look with `in` first."""
+        session = live.session
+        del self._by_id[session.id], self._by_owner[session.owner], self._by_remote[session.spec.remote]
+        source = source_of(session.spec.remote)
+        self._per_source[source] -= 1
+        if not self._per_source[source]:
+            del self._per_source[source]
