@@ -9,7 +9,7 @@ Not here: the adapters (`auth`, `store`, `dataplane`) and their wiring (`app`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from typing import Protocol
 
@@ -188,8 +188,16 @@ class UnknownPool(Exception):
     """No pool of that name is configured."""
 
 
+class StoreError(Exception):
+    """The store cannot be used, or did not take this write; the message is a sentence for the operator."""
+
+
+class StoreBusy(StoreError):
+    """Too much waits to be written; the client may come back."""
+
+
 class HoldsOther(Exception):
-    """The owner holds a prefix of another pool; it must be released before one of this pool can be granted."""
+    """The owner holds a prefix of another length; it must be released before one of this pool can be granted."""
 
     def __init__(self, lease: Lease) -> None:
         super().__init__(f"{lease.owner} holds {lease.prefix}")
@@ -197,7 +205,10 @@ class HoldsOther(Exception):
 
 
 class SessionStore(Protocol):
-    """Leases and sessions. What a method returned is on stable storage when its awaitable fires."""
+    """Leases and sessions. What a method returned is on stable storage when its awaitable fires.
+
+    Any method may raise StoreError. What raised changed nothing.
+    """
 
     async def open_session(self, opening: Opening) -> Session:
         """Grant (or find again) the owner's leases and write the session, in one durable transaction.
@@ -207,7 +218,7 @@ class SessionStore(Protocol):
         """
 
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
-        """Write how sessions ended. Anonymous owners' leases are released with them. Closing twice keeps the first."""
+        """Write how sessions ended. Anonymous owners' leases go with their last one. Closing twice keeps the first."""
 
     async def checkpoint(self, carried: Mapping[TunnelId, Counters]) -> None:
         """Write what live sessions have carried so far."""
@@ -219,7 +230,10 @@ class SessionStore(Protocol):
         """Give up all that an owner holds; returns what was released. Freed prefixes rest before reuse."""
 
     async def whois(self, address: IPv6Address, at: float | None = None) -> Holding | None:
-        """Who held `address` (as an address, or inside a delegated prefix) at epoch second `at`, by default now."""
+        """Who held `address` (as an address, or inside a delegated prefix) in the second that begins at `at`.
+
+        Epoch seconds, by default now. Of two who held it within that second, the later one.
+        """
 
     async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
         """Leases in order of granting; `held` False gives those that were released instead."""
@@ -242,9 +256,9 @@ class Account:
     """A local user. Holds verifiers, never the password."""
 
     name: str
-    digest: bytes | None
+    digest: bytes | None = field(repr=False)
     """The 16 octets of MD5(user:realm:password), for DIGEST-MD5. Password-equivalent there: never logged or shown."""
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     """scrypt with its parameters, ``scrypt$N$r$p$salt$hash``; for PLAIN and the web."""
     disabled: bool
     created: float
