@@ -88,7 +88,7 @@ $(READY): pyproject.toml
 	@missing=""; $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing=" python3-venv"; $(install)
 	@echo "setup: making the virtual environment .venv"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@$(PIP) -e '.[dev,iptables]' 2>/dev/null || { \
-	  echo "setup: python-iptables could not be built, which takes gcc and python3-dev; the firewall will use nft"; \
-	  $(PIP) -e '.[dev]'; }
+	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[iptables]' 2>/dev/null \
+	  || echo "setup: python-iptables could not be built, which takes gcc and python3-dev; the firewall will use nft"
 	@touch $@
