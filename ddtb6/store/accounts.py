@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Statements about local accounts.
+
+Invariant: each function that may refuse does so before it writes.
+Not here: how verifiers are made and checked (`auth`), transactions (`writer`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from ddtb6.broker.ports import Account, AccountExists, NoSuchAccount
+
+_COLUMNS = "name, digest, password_hash, disabled, created"
+
+
+def find(connection: sqlite3.Connection, name: str) -> Account | None:
+    """By exact name."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM account WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _account(row)
+
+
+def every(connection: sqlite3.Connection) -> list[Account]:
+    """All, by name."""
+    return [_account(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM account ORDER BY name")]
+
+
+def add(connection: sqlite3.Connection, account: Account) -> None:
+    """Raises AccountExists."""
+    values = (account.name, account.digest, account.password_hash, int(account.disabled), account.created)
+    statement = f"INSERT INTO account ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    if not connection.execute(statement, values).rowcount:
+        raise AccountExists(account.name)
+
+
+def set_secrets(connection: sqlite3.Connection, name: str, digest: bytes | None, password_hash: str | None) -> None:
+    """Raises NoSuchAccount."""
+    statement = "UPDATE account SET digest = ?, password_hash = ? WHERE name = ?"
+    if not connection.execute(statement, (digest, password_hash, name)).rowcount:
+        raise NoSuchAccount(name)
+
+
+def set_disabled(connection: sqlite3.Connection, name: str, disabled: bool) -> None:
+    """Raises NoSuchAccount."""
+    if not connection.execute("UPDATE account SET disabled = ? WHERE name = ?", (int(disabled), name)).rowcount:
+        raise NoSuchAccount(name)
+
+
+def delete(connection: sqlite3.Connection, name: str) -> None:
+    """Raises NoSuchAccount. Its leases are left to the caller."""
+    if not connection.execute("DELETE FROM account WHERE name = ?", (name,)).rowcount:
+        raise NoSuchAccount(name)
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    name, digest, password_hash, disabled, created = row
+    return Account(name, digest, password_hash, bool(disabled), created)

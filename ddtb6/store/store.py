@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store: one SQLite file that has the accounts, the leases and the sessions.
+
+Everything but `find_account` goes through the writer, reads too: they see what was submitted before them, and
+need no second connection in the thread. Large jobs are cut into slices, so that log-ins get in between.
+Invariants: SQLite is the truth, nothing is cached; times are epoch seconds read when a method is called.
+Not here: how batches are committed (`writer`), statements (`leases`, `sessions`, `accounts`), the file (`database`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv6Address
+from pathlib import Path
+
+from ddtb6.addressing.pool import Pool, Use
+from ddtb6.broker.ports import (
+    Account,
+    Clock,
+    Ending,
+    Holding,
+    Lease,
+    Opening,
+    PastSession,
+    Session,
+    StoreError,
+    UnknownPool,
+)
+from ddtb6.store import accounts, leases, sessions
+from ddtb6.store.database import explained, open_reader, open_writer
+from ddtb6.store.leases import Leases
+from ddtb6.store.writer import InThread, Writer
+from ddtb6.tunnel.spec import Counters, TunnelId
+
+SLICE = 500
+"""Rows that one operation of a large job writes; some milliseconds."""
+
+
+def open_store(
+    path: Path,
+    pools: Mapping[str, Pool],
+    clock: Clock,
+    *,
+    in_thread: InThread,
+    later: Callable[[Callable[[], None]], object] | None = None,
+) -> Store:
+    """The store in the file at `path`, which is made if there is none. Raises StoreError with a sentence.
+
+    `in_thread` runs a function in a thread of the store's own, never two at once, or for a tool in this one
+    (`twisted.internet.defer.execute`). `later` calls a function at the end of the reactor's turn: what was asked for in
+    one turn is then committed together.
+    """
+    connection = open_writer(path)
+    try:
+        leases = Leases(pools)
+        with explained(path):
+            connection.execute("BEGIN IMMEDIATE")
+            leases.fit(connection, clock.epoch())
+            connection.execute("COMMIT")
+        writer = Writer(connection, in_thread, later, leases.forget)
+        return Store(writer, open_reader(path), leases, pools, clock)
+    except BaseException:
+        connection.close()
+        raise
+
+
+class Store:
+    """Implements `ports.SessionStore` and `ports.AccountStore`. Made by `open_store`."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: sqlite3.Connection,
+        leases: Leases,
+        pools: Mapping[str, Pool],
+        clock: Clock,
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._leases = leases
+        self._pools = dict(pools)
+        self._clock = clock
+
+    async def close(self) -> None:
+        """Write what is waiting, then let go of the file."""
+        await self._writer.close()
+        self._reader.close()
+
+    # --- sessions and leases ---
+
+    async def open_session(self, opening: Opening) -> Session:
+        return await self._writer.submit(partial(self._open, opening, self._clock.epoch()))
+
+    def _open(self, opening: Opening, now: float, connection: sqlite3.Connection) -> Session:
+        address_pool = self._pool(opening.address_pool, prefixes=False)
+        prefix_pool = None if opening.prefix_pool is None else self._pool(opening.prefix_pool, prefixes=True)
+        known = self._leases.of_owner(connection, opening.owner)
+        address = self._leases.choose(connection, known, address_pool, now)
+        prefix = None if prefix_pool is None else self._leases.choose(connection, known, prefix_pool, now)
+        # Nothing below refuses.
+        self._leases.grant(connection, address, opening.owner, now)
+        if prefix is None:
+            return sessions.insert(connection, opening, address.start, None, now)
+        self._leases.grant(connection, prefix, opening.owner, now)
+        return sessions.insert(connection, opening, address.start, (prefix.start, prefix.length), now)
+
+    def _pool(self, name: str, *, prefixes: bool) -> Pool:
+        pool = self._pools.get(name)
+        if pool is None or (pool.use is Use.PREFIXES) is not prefixes:
+            raise UnknownPool(name)
+        return pool
+
+    async def close_sessions(self, endings: Sequence[Ending]) -> None:
+        now = self._clock.epoch()
+
+        def end(some: Sequence[Ending], connection: sqlite3.Connection) -> None:
+            for owner in sessions.end(connection, some, now):
+                if owner.startswith("anonymous:"):
+                    leases.release(connection, owner, now)
+
+        for start in range(0, len(endings), SLICE):
+            await self._writer.submit(partial(end, endings[start : start + SLICE]))
+
+    async def checkpoint(self, carried: Mapping[TunnelId, Counters]) -> None:
+        rows = list(carried.items())
+        for start in range(0, len(rows), SLICE):
+            await self._writer.submit(partial(sessions.count, carried=rows[start : start + SLICE]))
+
+    async def live_sessions(self) -> Sequence[Session]:
+        return await self._writer.submit(sessions.live)
+
+    async def release(self, owner: str) -> Sequence[Lease]:
+        now = self._clock.epoch()
+        return await self._writer.submit(lambda connection: leases.release(connection, owner, now))
+
+    async def whois(self, address: IPv6Address, at: float | None = None) -> Holding | None:
+        second = self._clock.epoch() if at is None else at
+
+        def ask(connection: sqlite3.Connection) -> Holding | None:
+            lease = leases.holder(connection, address, second)
+            return None if lease is None else Holding(lease, tuple(sessions.carrying(connection, lease, second)))
+
+        return await self._writer.submit(ask)
+
+    async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
+        return await self._writer.submit(lambda connection: leases.listing(connection, owner, held))
+
+    async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
+        return await self._writer.submit(lambda connection: sessions.newest(connection, owner, limit))
+
+    async def pool_usage(self) -> Mapping[str, tuple[int, int]]:
+        now = self._clock.epoch()
+        return await self._writer.submit(lambda connection: self._leases.usage(connection, now))
+
+    async def prune(self, before: float) -> int:
+        gone = 0
+        for prune in (sessions.prune, leases.prune):
+            gone_now = SLICE
+            while gone_now == SLICE:
+                gone_now = await self._writer.submit(partial(prune, before=before, most=SLICE))
+                gone += gone_now
+        return gone
+
+    # --- accounts ---
+
+    def find_account(self, name: str) -> Account | None:
+        try:
+            return accounts.find(self._reader, name)
+        except sqlite3.Error as error:
+            raise StoreError(f"The database cannot be read: {error}") from error
+
+    async def add_account(self, account: Account) -> None:
+        await self._writer.submit(lambda connection: accounts.add(connection, account))
+
+    async def set_secrets(self, name: str, digest: bytes | None, password_hash: str | None) -> None:
+        await self._writer.submit(lambda connection: accounts.set_secrets(connection, name, digest, password_hash))
+
+    async def set_disabled(self, name: str, disabled: bool) -> None:
+        await self._writer.submit(lambda connection: accounts.set_disabled(connection, name, disabled))
+
+    async def delete_account(self, name: str) -> None:
+        now = self._clock.epoch()
+
+        def delete(connection: sqlite3.Connection) -> None:
+            accounts.delete(connection, name)
+            leases.release(connection, f"user:{name}", now)
+
+        await self._writer.submit(delete)
+
+    async def accounts(self) -> Sequence[Account]:
+        return await self._writer.submit(accounts.every)
