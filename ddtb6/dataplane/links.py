@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices made ready: up, MTU, IPv6 addresses, routes; and taken back. The broker and the client program share this.
+
+Source: rtnetlink through pyroute2 (0.7.2 and 0.9.7 behave the same in what is used here).
+Invariants: applying twice is applying once; nothing that somebody else made is changed or removed. Our routes carry
+the protocol number `PROTOCOL`, so they are known again after a crash.
+Not here: making TUN devices (`dataplane.device`), one route per session (there is none: whole pools are routed).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv6Interface, IPv6Network
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from ddtb6.broker.ports import DataPlaneError
+
+PROTOCOL = 182
+"""Routing protocol number of our routes; ``ip -6 route show proto 182`` lists them."""
+METRIC = 1024
+"""Of routes to a device; the kernel's own default for IPv6."""
+LAST_RESORT_METRIC = 1_000_000
+"""Of unreachable routes: any route to a device wins over them."""
+
+_UP, _MULTICAST = 0x1, 0x1000
+_NO_LINK_LOCAL = 1
+_UNREACHABLE = 7
+_GONE = frozenset((errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENXIO))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a device shall have."""
+
+    mtu: int | None = None
+    """Octets. None leaves the device itself as it is, as for a LAN: only addresses and routes are added."""
+    addresses: tuple[IPv6Interface, ...] = ()
+    routes: tuple[IPv6Network, ...] = ()
+    """Routed to the device."""
+    unreachable: tuple[IPv6Network, ...] = ()
+    """Answered with "no route" where no route to a device takes them. Not tied to the device: they stay if it goes."""
+    metric: int = METRIC
+    """Of `routes`; a lower one wins."""
+
+
+class Links:
+    """Applies layouts, and remembers what it made."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[str, dict[str, Any]]] = []
+
+    def apply(self, device: str, layout: Layout) -> None:
+        """Make `device` have at least what `layout` says. Raises DataPlaneError; `undo` removes what it made."""
+        with _rtnetlink() as rtnetlink:
+            # Unreachable routes come first: from here on no packet to our space leaves towards the upstream.
+            present = _our_routes(rtnetlink)
+            for network in layout.unreachable:
+                where = {"type": "unreachable", "priority": LAST_RESORT_METRIC}
+                known = (_UNREACHABLE, str(network), LAST_RESORT_METRIC, None) in present
+                self._route(rtnetlink, network, where, known)
+            found = list(rtnetlink.link_lookup(ifname=device))
+            if not found:
+                raise DataPlaneError(f"there is no device {device}")
+            index = found[0]
+            if layout.mtu is not None:
+                _bring_up(rtnetlink, device, index, layout.mtu)
+            for address in layout.addresses:
+                self._address(rtnetlink, device, index, address)
+            for network in layout.routes:
+                where = {"oif": index, "priority": layout.metric}
+                known = (1, str(network), layout.metric, index) in present
+                self._route(rtnetlink, network, where, known)
+
+    def undo(self) -> None:
+        """Remove all that `apply` made, newest first. What is gone already is no error. Raises DataPlaneError."""
+        if not self._made:
+            return
+        with _rtnetlink() as rtnetlink:
+            while self._made:
+                kind, what = self._made[-1]
+                try:
+                    (rtnetlink.route if kind == "route" else rtnetlink.addr)("del", **what)
+                except NetlinkError as error:
+                    if error.code not in _GONE:
+                        raise DataPlaneError(_sentence(f"removing a {kind} of ours", error)) from error
+                self._made.pop()
+
+    def _address(self, rtnetlink: IPRoute, device: str, index: int, address: IPv6Interface) -> None:
+        what = {
+            "index": index,
+            "address": str(address.ip),
+            "prefixlen": address.network.prefixlen,
+            "family": socket.AF_INET6,
+        }
+        if _added(f"giving {device} the address {address}", rtnetlink.addr, what):
+            self._remember("address", what)
+
+    def _route(self, rtnetlink: IPRoute, network: IPv6Network, where: dict[str, Any], known: bool) -> None:
+        what = {"dst": str(network), "family": socket.AF_INET6, "proto": PROTOCOL, **where}
+        if not known and not _added(f"routing {network}", rtnetlink.route, what):
+            raise DataPlaneError(
+                f"there is another route to {network} with metric {where['priority']} already:"
+                f" remove it (ip -6 route show {network})"
+            )
+        self._remember("route", what)
+
+    def _remember(self, kind: str, what: dict[str, Any]) -> None:
+        if (kind, what) not in self._made:
+            self._made.append((kind, what))
+
+
+@contextmanager
+def _rtnetlink() -> Iterator[IPRoute]:
+    try:
+        # With strict checking it is the kernel that filters dumps: a router may have a million routes.
+        rtnetlink = IPRoute(strict_check=True)
+    except OSError as error:
+        raise DataPlaneError(f"rtnetlink cannot be opened: {error.strerror}") from error
+    try:
+        yield rtnetlink
+    finally:
+        rtnetlink.close()
+
+
+def _our_routes(rtnetlink: IPRoute) -> set[tuple[int, str, int, int | None]]:
+    """Type, destination, metric and (for those to a device) device index of the routes with our protocol number."""
+    found = set()
+    for each in rtnetlink.route("dump", family=socket.AF_INET6, proto=PROTOCOL):
+        if each["proto"] != PROTOCOL:
+            continue  # a kernel without strict checking gives all
+        device = None if each["type"] == _UNREACHABLE else each.get_attr("RTA_OIF")
+        network = IPv6Network((each.get_attr("RTA_DST") or "::", each["dst_len"]))
+        found.add((each["type"], str(network), each.get_attr("RTA_PRIORITY"), device))
+    return found
+
+
+def _bring_up(rtnetlink: IPRoute, device: str, index: int, mtu: int) -> None:
+    # Neither a link-local address nor multicast: nobody on a tunnel listens to router solicitations and MLD reports,
+    # and without a link-local address the kernel sends no redirects when it routes from client to client.
+    quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_LINK_LOCAL)]})]}
+    try:
+        rtnetlink.link("set", index=index, IFLA_AF_SPEC=quiet)
+        rtnetlink.link("set", index=index, mtu=mtu, flags=_UP, change=_UP | _MULTICAST)
+    except NetlinkError as error:
+        raise DataPlaneError(_sentence(f"bringing {device} up", error)) from error
+
+
+def _added(doing: str, verb: Callable[..., Any], what: dict[str, Any]) -> bool:
+    """Whether it was added; False when it was there."""
+    try:
+        verb("add", **what)
+    except NetlinkError as error:
+        if error.code == errno.EEXIST:
+            return False
+        raise DataPlaneError(_sentence(doing, error)) from error
+    return True
+
+
+def _sentence(doing: str, error: NetlinkError) -> str:
+    if error.code == errno.EPERM:
+        return f"{doing} needs CAP_NET_ADMIN: run as root, or give the service that capability"
+    if error.code == errno.EACCES:
+        return f"{doing} failed, IPv6 is switched off: set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
+    return f"{doing} failed: {os.strerror(error.code)}"

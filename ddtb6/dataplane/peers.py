@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tunnels of a user-space data plane: tables, the judgement of every packet, and counters. Pure.
+
+Source: DESIGN of the port (`broker.ports.DataPlane`); BCP 38 for sources; RFC 6324 section 3.1 for loops; RFC 4443 for
+what is answered.
+Invariants: no two tunnels share a pair of outer ends or any inner address; a refused change changes nothing; a packet
+from outside never moves an endpoint, allocates state, or is answered when no tunnel has its endpoint.
+Addresses are handled as two 64-bit halves, *high* (the prefix) and *low* (the interface identifier).
+Not here: moving the bytes (`dataplane.tun`, `dataplane.memory`), hop limits (whoever routes does them).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Collection, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from ddtb6.addressing.endpoint import Encapsulation, Endpoint
+from ddtb6.addressing.pool import Pool, Use
+from ddtb6.broker.ports import DataPlaneError
+from ddtb6.dataplane import icmp6
+from ddtb6.tunnel.reasons import Refusal
+from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
+
+MTU_RANGE = range(icmp6.SMALLEST_MTU, 65507 + 1)
+"""Largest inner packets that a tunnel may be set to; the upper end is what fits a UDP datagram over IPv4."""
+
+_HEADER = struct.Struct("!IHHQQQQ")
+"""Version, class and flow; payload length; next header and hop limit; source high, low; destination high, low."""
+_WORD = 0xFFFFFFFF
+_TEREDO = 0x2001_0000
+_NAT64 = 0x0064_FF9B << 32
+
+
+class Peer:
+    """One tunnel. The plane counts in it directly: no call per packet."""
+
+    __slots__ = (
+        "address",
+        "high",
+        "last_seen",
+        "local",
+        "low",
+        "mtu",
+        "network",
+        "octets_in",
+        "octets_out",
+        "packets_in",
+        "packets_out",
+        "refused",
+        "remote",
+        "shift",
+        "spec",
+    )
+
+    def __init__(self, spec: TunnelSpec) -> None:
+        self.spec = spec
+        self.local, self.remote, self.mtu = spec.local, spec.remote, spec.mtu
+        self.address = spec.address.packed
+        self.high, self.low = divmod(int(spec.address), 1 << 64)
+        # Without a prefix, a number that no shifted high half is equal to.
+        self.shift, self.network = (0, -1) if spec.prefix is None else _shifted(spec.prefix)
+        self.packets_in = self.octets_in = self.packets_out = self.octets_out = 0
+        self.refused: dict[Refusal, int] = {}
+        self.last_seen: float | None = None
+
+    def refuse(self, reason: Refusal) -> None:
+        """Count a packet that was not carried."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def counters(self) -> Counters:
+        """What it has carried so far."""
+        return Counters(self.packets_in, self.octets_in, self.packets_out, self.octets_out, dict(self.refused))
+
+
+class Peers:
+    """All tunnels of one data plane."""
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        own_addresses: Collection[str],
+        encapsulations: Collection[Encapsulation],
+        answer: Callable[[bytes], None],
+    ) -> None:
+        """`own_addresses`: our outer addresses, loopback left out. `answer` routes an ICMPv6 error that we made."""
+        self._encapsulations = encapsulations
+        self._answer = answer
+        self._blocks = [pool.block for pool in pools]
+        self._error_source = next((p.broker_address.packed for p in pools if p.use is not Use.PREFIXES), None)
+        self._unreachables = icmp6.RateLimit(rate=100, burst=100)
+        self._too_bigs = icmp6.RateLimit(rate=1000, burst=1000)
+        self._by_id: dict[TunnelId, Peer] = {}
+        self._by_ends: dict[tuple[Endpoint, Endpoint], Peer] = {}
+        self._by_address: dict[bytes, Peer] = {}
+        self._by_prefix: dict[int, dict[int, Peer]] = {}
+        self._starts: list[int] = []
+        self._spans: dict[int, tuple[int, Peer]] = {}
+        self.strays: dict[Refusal, int] = {}
+        self._own = {str(ip_address(each)) for each in own_addresses}
+        self._guarded: set[str] = set()
+        self._own4: set[int] = set()
+        self._sixtofour: set[int] = set()
+        self._isatap: set[int] = set()
+        for each in self._own:
+            self._guard(each)
+
+    # --- verbs ----------------------------------------------------------------------------------------------------
+
+    def put(self, spec: TunnelSpec) -> None:
+        """Make the tables equal to `spec`; a tunnel that changes keeps its counters. Raises DataPlaneError."""
+        old = self._by_id.get(spec.id)
+        if old is not None and old.spec == spec:
+            return
+        self._check(spec)
+        if old is not None:
+            self._remove(old)
+        peer = Peer(spec)
+        if old is not None:
+            peer.packets_in, peer.octets_in = old.packets_in, old.octets_in
+            peer.packets_out, peer.octets_out = old.packets_out, old.octets_out
+            peer.refused, peer.last_seen = old.refused, old.last_seen
+        self._by_id[spec.id] = peer
+        self._by_ends[spec.local, spec.remote] = peer
+        self._by_address[peer.address] = peer
+        if spec.prefix is not None:
+            table = self._by_prefix.get(peer.shift)
+            if table is None:
+                self._by_prefix = dict(sorted({**self._by_prefix, peer.shift: {}}.items()))
+                table = self._by_prefix[peer.shift]
+            table[peer.network] = peer
+        for start, end in _spans(spec):
+            insort(self._starts, start)
+            self._spans[start] = end, peer
+        self._guard(spec.local.address)
+
+    def take(self, tunnel: TunnelId) -> Counters | None:
+        """Remove it and return its final counters; None when there is none."""
+        peer = self._by_id.get(tunnel)
+        if peer is None:
+            return None
+        self._remove(peer)
+        return peer.counters()
+
+    def dump(self, tunnels: Collection[TunnelId] | None) -> list[Observed]:
+        """All, or those of `tunnels` that exist."""
+        wanted = self._by_id.values() if tunnels is None else filter(None, map(self._by_id.get, tunnels))
+        return [Observed(peer.spec, peer.counters(), peer.last_seen) for peer in wanted]
+
+    def clear(self) -> None:
+        """Remove all."""
+        for peer in list(self._by_id.values()):
+            self._remove(peer)
+
+    # --- packets --------------------------------------------------------------------------------------------------
+
+    def inward(self, packet: bytes, local: Endpoint, remote: Endpoint, now: float) -> Peer | None:
+        """Judge a packet from outside. The peer when it is to be carried (`last_seen` set, not yet counted)."""
+        peer = self._by_ends.get((local, remote))
+        if peer is None:
+            self._stray(Refusal.UNKNOWN_ENDPOINT)
+            return None
+        size = len(packet)
+        if size < icmp6.HEADER:
+            peer.refuse(Refusal.MALFORMED)
+            return None
+        first, payload, _, source, source_low, destination, destination_low = _HEADER.unpack_from(packet)
+        # A datagram carries its packet and nothing else: octets after the packet would be carried uncounted.
+        if first >> 28 != 6 or payload + icmp6.HEADER != size:
+            peer.refuse(Refusal.MALFORMED)
+            return None
+        reason = self._source_fault(source, source_low)
+        if reason is None:
+            if (source_low != peer.low or source != peer.high) and source >> peer.shift != peer.network:
+                reason = Refusal.SPOOFED_SOURCE
+            else:
+                reason = self._destination_fault(destination, destination_low)
+        if reason is not None:
+            peer.refuse(reason)
+            return None
+        peer.last_seen = now
+        return peer
+
+    def outward(self, packet: bytes, now: float) -> Peer | None:
+        """Judge a packet that was routed to us. The peer when it is to be sent (not yet counted)."""
+        size = len(packet)
+        if size < icmp6.HEADER:
+            self._stray(Refusal.MALFORMED)
+            return None
+        first, payload, _, source, source_low, destination, destination_low = _HEADER.unpack_from(packet)
+        if first >> 28 != 6 or payload + icmp6.HEADER != size:
+            self._stray(Refusal.MALFORMED)
+            return None
+        peer = self._by_address.get(packet[24:40])
+        if peer is None:
+            for shift, table in self._by_prefix.items():
+                peer = table.get(destination >> shift)
+                if peer is not None:
+                    break
+            else:
+                self._nobody(packet, destination, destination_low, now)
+                return None
+        reason = self._source_fault(source, source_low) or self._destination_fault(destination, destination_low)
+        if reason is not None:
+            peer.refuse(reason)
+            return None
+        if size > peer.mtu:
+            peer.refuse(Refusal.TOO_BIG)
+            if self._too_bigs.take(now):
+                self._complain(icmp6.PACKET_TOO_BIG, 0, peer.mtu, packet)
+            return None
+        return peer
+
+    def _nobody(self, packet: bytes, high: int, low: int, now: float) -> None:
+        reason = self._destination_fault(high, low)
+        self._stray(reason or Refusal.NO_TUNNEL)
+        if reason is None and self._unreachables.take(now):
+            self._complain(icmp6.DESTINATION_UNREACHABLE, icmp6.ADDRESS_UNREACHABLE, 0, packet)
+
+    def _complain(self, kind: int, code: int, word: int, about: bytes) -> None:
+        if self._error_source is not None:
+            packet = icmp6.error(self._error_source, kind, code, word, about)
+            if packet is not None:
+                self._answer(packet)
+
+    def _stray(self, reason: Refusal) -> None:
+        self.strays[reason] = self.strays.get(reason, 0) + 1
+
+    def _source_fault(self, high: int, low: int) -> Refusal | None:
+        if high >> 61 != 1:  # outside of 2000::/3
+            if high >> 54 == 0x3FA:
+                return Refusal.LINK_LOCAL
+            if high >> 56 == 0xFF or (high == 0 and low >> 32 in (0, 0xFFFF)):
+                return Refusal.BAD_SOURCE
+        return Refusal.LOOP if self._loops(high, low) else None
+
+    def _destination_fault(self, high: int, low: int) -> Refusal | None:
+        if high >> 61 != 1 and (high >> 54 == 0x3FA or high >> 56 == 0xFF or (high == 0 and low >> 32 in (0, 0xFFFF))):
+            return Refusal.BAD_DESTINATION
+        return Refusal.LOOP if self._loops(high, low) else None
+
+    def _loops(self, high: int, low: int) -> bool:
+        """Whether the address has one of our own outer IPv4 addresses inside: 6to4, ISATAP, Teredo, NAT64."""
+        return (
+            low in self._isatap
+            or high >> 16 in self._sixtofour
+            or (high >> 32 == _TEREDO and (high & _WORD in self._own4 or ~low & _WORD in self._own4))
+            or (high == _NAT64 and low in self._own4)
+        )
+
+    # --- tables ---------------------------------------------------------------------------------------------------
+
+    def _guard(self, address: str) -> None:
+        """Learn one of our own outer addresses."""
+        if address in self._guarded:
+            return
+        self._guarded.add(address)
+        parsed = ip_address(address)
+        if isinstance(parsed, IPv4Address):
+            number = int(parsed)
+            self._own4.add(number)
+            self._sixtofour.add(0x2002 << 32 | number)
+            self._isatap.update((0x0000_5EFE << 32 | number, 0x0200_5EFE << 32 | number))
+
+    def _check(self, spec: TunnelSpec) -> None:
+        if spec.encapsulation not in self._encapsulations:
+            raise DataPlaneError(f"this data plane does not carry {spec.encapsulation.value}")
+        if spec.mtu not in MTU_RANGE:
+            raise DataPlaneError(f"an MTU of {spec.mtu} is outside of {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+        if spec.prefix is not None and not 0 < spec.prefix.prefixlen <= 64:
+            raise DataPlaneError(f"the prefix {spec.prefix} is longer than a /64, or is everything")
+        self._check_remote(spec)
+        holder = self._by_ends.get((spec.local, spec.remote))
+        if holder is not None and holder.spec.id != spec.id:
+            raise DataPlaneError(f"tunnel {holder.spec.id} has the endpoint {spec.remote}")
+        for start, end in _spans(spec):
+            self._check_span(spec.id, start, end)
+
+    def _check_remote(self, spec: TunnelSpec) -> None:
+        # A tunnel whose outer packets come back to us would carry its own packets, each time larger (RFC 6324).
+        if spec.remote.address in self._own or spec.remote == spec.local:
+            raise DataPlaneError(f"the endpoint {spec.remote} is one of our own addresses")
+        if spec.remote.family == 6 and self._blocks:
+            outer = ip_address(spec.remote.address)
+            for block in self._blocks:
+                if outer in block:
+                    raise DataPlaneError(f"the endpoint {spec.remote} is inside of {block}, which tunnels carry")
+
+    def _check_span(self, tunnel: TunnelId, start: int, end: int) -> None:
+        # Spans do not overlap, so those that touch this one stand in a row before the first that starts after its end.
+        for at in range(bisect_right(self._starts, end) - 1, -1, -1):
+            other_end, peer = self._spans[self._starts[at]]
+            if other_end < start:
+                return
+            if peer.spec.id != tunnel:
+                taken = IPv6Address(max(start, self._starts[at]))
+                raise DataPlaneError(f"tunnel {peer.spec.id} has the address {taken}")
+
+    def _remove(self, peer: Peer) -> None:
+        spec = peer.spec
+        del self._by_id[spec.id]
+        del self._by_ends[spec.local, spec.remote]
+        del self._by_address[peer.address]
+        if spec.prefix is not None:
+            table = self._by_prefix[peer.shift]
+            del table[peer.network]
+            if not table:
+                self._by_prefix = {shift: each for shift, each in self._by_prefix.items() if each}
+        for start, _ in _spans(spec):
+            del self._spans[start]
+            del self._starts[bisect_left(self._starts, start)]
+
+
+def _shifted(prefix: IPv6Network) -> tuple[int, int]:
+    """How far to shift a high half, and what is left of it, for the addresses of `prefix` (at most 64 bits long)."""
+    shift = 64 - prefix.prefixlen
+    return shift, int(prefix.network_address) >> 64 + shift
+
+
+def _spans(spec: TunnelSpec) -> list[tuple[int, int]]:
+    """The inner addresses of a tunnel as closed intervals of numbers that do not overlap."""
+    number = int(spec.address)
+    if spec.prefix is None:
+        return [(number, number)]
+    start, end = int(spec.prefix.network_address), int(spec.prefix.broadcast_address)
+    return [(start, end)] if start <= number <= end else [(number, number), (start, end)]
