@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SIGKILL in the middle of 200 log-ins: what was announced before is true after, and nothing is given twice."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import defaultdict
+from ipaddress import IPv6Network
+from pathlib import Path
+
+import pytest
+from support.capabilities import need_tun
+from support.netns import Lab, internet, wait_until
+from support.scenario import PASSWORD, SERVER, Broker, carries
+from support.tsp_client import Client, Offer, Refused, Silence, Udp
+
+pytestmark = pytest.mark.netns
+
+CLIENTS = 200
+DEADLINE = 90.0
+
+
+class Crowd:
+    """Clients that log in, each on a thread, until each has logged in after `restarted`."""
+
+    def __init__(self, net_client: object, users: list[str]) -> None:
+        self.space = net_client
+        self.restarted = threading.Event()
+        self.offers: dict[str, list[Offer]] = defaultdict(list)
+        """Every offer that reached a client, by user."""
+        self.wires: dict[str, Udp] = {}
+        self.faults: list[str] = []
+        self._threads = [threading.Thread(target=self._member, args=(user,), daemon=True) for user in users]
+
+    def start(self) -> None:
+        for each in self._threads:
+            each.start()
+
+    def join(self, deadline: float) -> None:
+        end = time.monotonic() + deadline
+        for each in self._threads:
+            each.join(max(0.0, end - time.monotonic()))
+
+    @property
+    def served(self) -> int:
+        return len(self.offers)
+
+    def _member(self, user: str) -> None:
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            again = self.restarted.is_set()
+            wire = Udp(self.space.socket(socket.AF_INET, socket.SOCK_DGRAM), SERVER, patience=(1, 1, 1))  # type: ignore[attr-defined]
+            try:
+                client = Client(wire)
+                client.log_in("DIGEST-MD5", user, PASSWORD)
+                self.offers[user].append(client.create(prefix_length=56))
+                client.accept()
+            except (Silence, Refused, ConnectionError):
+                wire.close()
+                time.sleep(0.1)
+                continue
+            except Exception as error:
+                self.faults.append(f"{user}: {error!r}")
+                return
+            if again:
+                self.wires[user] = wire
+                return
+            wire.close()
+            self.restarted.wait(max(0.0, end - time.monotonic()))
+
+
+def test_sigkill_in_the_middle_of_200_log_ins(tmp_path: Path) -> None:
+    need_tun()
+    users = [f"user{number}" for number in range(CLIENTS)]
+    with Lab() as lab:
+        net = internet(lab)
+        broker = Broker(net.broker, tmp_path)
+        broker.add_accounts(users, PASSWORD)
+        broker.start()
+        crowd = Crowd(net.client, users)
+        crowd.start()
+        wait_until(lambda: crowd.served >= CLIENTS // 3, "a third of the log-ins", 60)
+        broker.kill()
+        assert crowd.served < CLIENTS, "all were served before the kill: this tests nothing"
+        announced = {user: [offer.held for offer in offers] for user, offers in crowd.offers.items()}
+        broker.start()
+        crowd.restarted.set()
+        crowd.join(DEADLINE)
+        assert crowd.faults == []
+        assert set(crowd.wires) == set(users), "some were never served again"
+
+        for user, before in announced.items():
+            assert {offer.held for offer in crowd.offers[user]} == set(before), f"{user} got something else"
+        assert all(len({offer.held for offer in offers}) == 1 for offers in crowd.offers.values())
+        held = [crowd.offers[user][-1] for user in users]
+        assert len({offer.client_inner for offer in held}) == CLIENTS
+        assert len({offer.prefix for offer in held}) == CLIENTS
+        assert all(IPv6Network(str(offer.prefix)).prefixlen == 56 for offer in held)
+
+        live = broker.sessions()
+        assert len(live) == CLIENTS
+        for user in users[:: CLIENTS // 10]:
+            assert carries(crowd.wires[user], crowd.offers[user][-1]), f"{user} has no tunnel"
+        broker.check_log()
+        assert broker.stop() == 0
