@@ -42,7 +42,7 @@ class DigestProof:
     cnonce: bytes
     nonce_count: bytes
     digest_uri: bytes
-    response: bytes
+    response: bytes = field(repr=False)
     """32 lower-case hexadecimal digits."""
     truncation_allowed: bool = False
 
