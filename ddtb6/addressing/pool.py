@@ -9,6 +9,7 @@ Not here: which piece is free and who holds it (`store`), which pool a request m
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -40,10 +41,16 @@ class Pool:
     quarantine: float = 0.0
     """Seconds that a released piece rests before another owner may get it."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be carved; sentences for people come from `config.reading`."""
+        lengths = DELEGATED_LENGTHS if self.use is Use.PREFIXES else (128,)
+        if not self.name or self.length not in lengths or self.capacity < 1 or not 0 <= self.quarantine < math.inf:
+            raise ValueError(f"no such pool is possible: {self}")
+
     @property
     def capacity(self) -> int:
         """How many pieces may be handed out, reserved ones left out."""
-        return (1 << (self.length - self.block.prefixlen)) - self.first
+        return (1 << self.length >> self.block.prefixlen) - self.first
 
     @property
     def first(self) -> int:

@@ -38,26 +38,22 @@ _GRANT_NEW = "INSERT INTO lease (start, length, pool, owner, granted) VALUES (?,
 _REMEMBER = f"INSERT INTO lease_history ({_COLUMNS}) SELECT {_COLUMNS} FROM lease WHERE start = ?"
 _GRANT_AGAIN = "UPDATE lease SET owner = ?, granted = ?, released = NULL WHERE start = ?"
 _RELEASE = "UPDATE lease SET released = ? WHERE start = ?"
-_ALL = {
-    True: f"SELECT {_COLUMNS} FROM lease WHERE released IS NULL ORDER BY granted, start",
-    False: f"""
-        SELECT {_COLUMNS} FROM lease WHERE released IS NOT NULL
-        UNION ALL SELECT {_COLUMNS} FROM lease_history ORDER BY granted, start
-    """,
-}
-_ALL_OF_OWNER = {
-    True: f"{_HELD_BY} ORDER BY granted, start",
-    False: f"""
-        SELECT {_COLUMNS} FROM lease WHERE owner = :owner AND released IS NOT NULL
-        UNION ALL SELECT {_COLUMNS} FROM lease_history WHERE owner = :owner ORDER BY granted, start
-    """,
-}
+_RELEASED_BY = f"""
+    SELECT {_COLUMNS} FROM lease WHERE owner = :owner AND released IS NOT NULL
+    UNION ALL SELECT {_COLUMNS} FROM lease_history WHERE owner = :owner
+"""
 _SPANS = f"""
     SELECT {_COLUMNS} FROM lease WHERE {_STARTS} UNION ALL SELECT {_COLUMNS} FROM lease_history WHERE {_STARTS}
 """
 _HELD = "SELECT count(*) FROM lease WHERE pool = ? AND released IS NULL"
 _RESTING = "SELECT count(*) FROM lease WHERE pool = ? AND released > ?"
 _PRUNE = "DELETE FROM lease_history WHERE id IN (SELECT id FROM lease_history WHERE released < ? LIMIT ?)"
+
+_PAGE_OF_HELD = f"SELECT start, {_COLUMNS} FROM lease WHERE start > ? AND released IS NULL ORDER BY start LIMIT ?"
+_PAGE_OF_RELEASED = (
+    f"SELECT start, {_COLUMNS} FROM lease WHERE start > ? AND released IS NOT NULL ORDER BY start LIMIT ?"
+)
+_PAGE_OF_EARLIER = f"SELECT id, {_COLUMNS} FROM lease_history WHERE id > ? ORDER BY id LIMIT ?"
 
 # When the pools of the configuration are not those that the pieces were handed out of.
 _LEAVE_POOL = "UPDATE lease SET pool = '' WHERE pool = ? AND NOT (start BETWEEN ? AND ? AND length = ?)"
@@ -209,15 +205,31 @@ def release(connection: sqlite3.Connection, owner: str, now: float) -> list[Leas
     return [row._replace(released=now).lease() for row in held]
 
 
-def listing(connection: sqlite3.Connection, owner: str | None, held: bool) -> list[Lease]:
-    """Those that are held, or those that were released, in order of granting."""
-    if owner is None:
-        rows = connection.execute(_ALL[held])
-    elif held:
-        rows = connection.execute(_ALL_OF_OWNER[held], (owner,))
-    else:
-        rows = connection.execute(_ALL_OF_OWNER[held], {"owner": owner})
+def listing(connection: sqlite3.Connection, owner: str, held: bool) -> list[Lease]:
+    """What the owner holds, or what they released."""
+    rows = connection.execute(_HELD_BY, (owner,)) if held else connection.execute(_RELEASED_BY, {"owner": owner})
     return [Row(*row).lease() for row in rows]
+
+
+class Page(NamedTuple):
+    """Where a list of all leases goes on: a statement, and the key of the last row that was read."""
+
+    statement: str
+    after: Any
+
+
+FIRST_PAGES = {
+    True: (Page(_PAGE_OF_HELD, b""),),
+    False: (Page(_PAGE_OF_RELEASED, b""), Page(_PAGE_OF_EARLIER, 0)),
+}
+"""Where the lists of all that is held (True), or was released, begin."""
+
+
+def read_page(connection: sqlite3.Connection, page: Page, most: int) -> tuple[list[Lease], Page | None]:
+    """Up to `most` leases, and the page after them if there is one."""
+    rows = connection.execute(page.statement, (page.after, most)).fetchall()
+    following = Page(page.statement, rows[-1][0]) if len(rows) == most else None
+    return [Row(*row[1:]).lease() for row in rows], following
 
 
 def holder(connection: sqlite3.Connection, address: IPv6Address, at: float) -> Lease | None:

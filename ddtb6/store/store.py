@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The store: one SQLite file that has the accounts, the leases and the sessions.
 
-Everything but `find_account` goes through the writer, reads too: they see what was submitted before them, and
-need no second connection in the thread. Large jobs are cut into slices, so that log-ins get in between.
+Everything but `find_account` goes through the writer, reads too: they see what was submitted before them. Large jobs
+are cut into slices, so that log-ins get in between.
 Invariants: SQLite is the truth, nothing is cached; times are epoch seconds read when a method is called.
 Not here: how batches are committed (`writer`), statements (`leases`, `sessions`, `accounts`), the file (`database`).
 """
@@ -30,12 +30,12 @@ from ddtb6.broker.ports import (
 )
 from ddtb6.store import accounts, leases, sessions
 from ddtb6.store.database import explained, open_reader, open_writer
-from ddtb6.store.leases import Leases
+from ddtb6.store.leases import Leases, Page
 from ddtb6.store.writer import InThread, Writer
 from ddtb6.tunnel.spec import Counters, TunnelId
 
 SLICE = 500
-"""Rows that one operation of a large job writes; some milliseconds."""
+"""Rows that one operation of a large job reads or writes; a few milliseconds."""
 
 
 def open_store(
@@ -145,7 +145,16 @@ class Store:
         return await self._writer.submit(ask)
 
     async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
-        return await self._writer.submit(lambda connection: leases.listing(connection, owner, held))
+        found: list[Lease] = []
+        if owner is not None:
+            found += await self._writer.submit(lambda connection: leases.listing(connection, owner, held))
+        else:
+            for first in leases.FIRST_PAGES[held]:
+                page: Page | None = first
+                while page is not None:
+                    some, page = await self._writer.submit(partial(leases.read_page, page=page, most=SLICE))
+                    found += some
+        return sorted(found, key=lambda lease: (lease.granted, lease.prefix))
 
     async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
         return await self._writer.submit(lambda connection: sessions.newest(connection, owner, limit))
