@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Lease rules: which pools a request may draw from, and what TSP calls the domain's refusals.
 
-Rules: an account keeps its address and prefix until they are released; anonymous clients get an address out of their own pool
-and no prefix; prefix lengths are nibble-aligned, and exactly what was asked for or nothing.
+Rules: an account keeps its address and prefix until they are released; anonymous clients get an address out of their
+own pool and no prefix; prefix lengths are nibble-aligned, and exactly what was asked for or nothing.
 Not here: which piece of a pool (`store`), the arithmetic (`addressing.pool`).
 """
 
@@ -42,7 +42,7 @@ class Sources:
 
 
 def sources(pools: Iterable[Pool], principal: Principal, create: Create) -> Sources:
-    """Where a request draws from. Raises PrefixForAnonymous, PrefixLengthUnavailable, NoMoreTunnels (no such pool at all)."""
+    """Where a request draws from. Raises PrefixForAnonymous, PrefixLengthUnavailable, NoMoreTunnels (no such pool)."""
     pools = tuple(pools)
     length = create.prefix_length
     if length is not None and principal.anonymous:

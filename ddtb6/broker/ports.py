@@ -213,8 +213,8 @@ class SessionStore(Protocol):
     async def open_session(self, opening: Opening) -> Session:
         """Grant (or find again) the owner's leases and write the session, in one durable transaction.
 
-        An owner that holds an address or prefix gets the same one. Raises PoolExhausted (its message is the pool's name),
-        UnknownPool, HoldsOther; then nothing is written.
+        An owner that holds an address or prefix gets the same one. Raises PoolExhausted (its message is the pool's
+        name), UnknownPool, HoldsOther; then nothing is written.
         """
 
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
@@ -332,7 +332,8 @@ class DataPlane(Protocol):
     async def raise_tunnel(self, spec: TunnelSpec) -> None:
         """Make reality equal to `spec`; the same spec twice is success, the same id with another spec replaces.
 
-        Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or (part of) the prefix.
+        Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or part of the
+        prefix.
         """
 
     async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:

@@ -63,7 +63,8 @@ class Registry:
     def add(self, live: Live) -> None:
         """The owner and the endpoint must be free: remove who has them first."""
         session = live.session
-        assert session.owner not in self._by_owner and session.spec.remote not in self._by_remote, "one of each"
+        assert session.owner not in self._by_owner, "one tunnel an owner"
+        assert session.spec.remote not in self._by_remote, "one tunnel an endpoint"
         self._by_id[session.id] = live
         self._by_owner[session.owner] = live
         self._by_remote[session.spec.remote] = live

@@ -55,6 +55,22 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What the broker itself counts."""
+
+    sessions: int
+    logins: Mapping[str, int]
+    """Successful log-ins since start by mechanism."""
+    refusals: Mapping[str, int]
+    """Refused negotiations and requests since start by status code and text."""
+    ended: Mapping[str, int]
+    """Sessions ended since start by reason."""
+    strays: Mapping[str, int]
+    """Packets since start that belong to no tunnel, by reason."""
+    pools: tuple[PoolView, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The broker as a whole; holds no user data, so anybody may see it."""
 
@@ -70,21 +86,12 @@ class Overview:
     """What the firewall does for us, or why it does nothing, in one sentence."""
     encapsulations: tuple[str, ...]
     mechanisms: tuple[str, ...]
-    sessions: int
     negotiations: int
-    logins: Mapping[str, int]
-    """Successful log-ins since start by mechanism."""
-    refusals: Mapping[str, int]
-    """Refused negotiations and requests since start by status code and text."""
-    ended: Mapping[str, int]
-    """Sessions ended since start by reason."""
-    strays: Mapping[str, int]
-    """Packets since start that belong to no tunnel, by reason."""
-    pools: tuple[PoolView, ...]
+    activity: Activity
 
 
 def plain(value: Any) -> Any:
-    """`value` as what JSON can hold: dataclasses and mappings as objects, addresses as compressed text, enums by value."""
+    """`value` as what JSON can hold: dataclasses and mappings as objects, addresses as text, enums by value."""
     if isinstance(value, Endpoint | IPv6Address | IPv6Network):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a negotiation may ask of the world, and how the world answers.
 
-An `Ask` carries a token; its answer carries the same token, and an answer with another token is out of date and ignored.
+An `Ask` carries a token; its answer carries the same token, and an answer with another token is out of date and
+ignored.
 Invariant: effects are returned, never performed; whoever performs them does so in order.
 Not here: how they are performed (`transport.driver`, `broker.broker`).
 """

@@ -49,7 +49,14 @@ from ddtb6.tsp.messages import (
     Version,
 )
 from ddtb6.tsp.states import ANSWERS, PHASE, TRANSITIONS, State
-from ddtb6.tsp.status import SUCCESS, AuthenticationFailed, InvalidRequest, RequestInProgress, TspError, UnsupportedVersion
+from ddtb6.tsp.status import (
+    SUCCESS,
+    AuthenticationFailed,
+    InvalidRequest,
+    RequestInProgress,
+    TspError,
+    UnsupportedVersion,
+)
 
 Input = Request | Answer | DeadlinePassed
 MechanismFactory = Callable[[str, tuple[int, ...]], Mechanism | None]

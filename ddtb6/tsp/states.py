@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The states of a negotiation and its transition table.
 
-Theory. A state is named by what is waited for. The client speaks first and one message at a time (RFC 5572 4.4), so each
-state either waits for a message of the client or for the answer to one question; it never waits for both. The table says for
-every state and input which action of `Negotiation` is taken and which states it may lead to: a pair that is not in the table
-does not exist, an action that ends elsewhere is a bug, and `diagram()` draws what stands here.
+Theory. A state is named by what is waited for. The client speaks first and one message at a time (RFC 5572 4.4), so
+each state either waits for a message of the client or for the answer to one question; it never waits for both. The
+table says for every state and input which action of `Negotiation` is taken and which states it may lead to: a pair
+that is not in the table does not exist, an action that ends elsewhere is a bug, and `diagram()` draws what stands
+here.
 Not here: what the actions do (`negotiation`).
 """
 

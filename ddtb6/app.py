@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The composition root: a configuration in, a service out. The only module that names every adapter.
+
+Start order: store, data plane (made to match the store), firewall, listeners, status page, control socket. Stopping is
+the reverse. What the broker cannot do without ends the process with one sentence; what it can is a warning.
+Not here: any decision about clients (`broker`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from ddtb6 import __version__
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.auth.chain import Anonymous, Chain, offered
+from ddtb6.auth.local import LocalUsers, ThreadLane
+from ddtb6.broker.admission import Gate
+from ddtb6.broker.broker import Broker, Policy
+from ddtb6.broker.events import Bus
+from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError, UserSpacePlane
+from ddtb6.broker.views import Overview
+from ddtb6.config import Config
+from ddtb6.dataplane.choose import choose as choose_plane
+from ddtb6.dataplane.links import own_outer_addresses
+from ddtb6.dataplane.memory import MemoryPlane
+from ddtb6.dataplane.tun import TunPlane
+from ddtb6.firewall.choose import choose as choose_firewall
+from ddtb6.firewall.rules import FirewallError, Plan
+from ddtb6.logbook import Logbook
+from ddtb6.store.store import Store, open_store
+from ddtb6.transport.driver import Driver
+from ddtb6.transport.socket import UdpSocket
+from ddtb6.transport.tcp import TcpListener, listen_tcp
+from ddtb6.transport.udp import UdpSignalling
+from ddtb6.web import control_site, status
+from ddtb6.web.control import Control
+
+T = TypeVar("T")
+
+DATABASE = "ddtb6.sqlite"
+"""File name in the state directory."""
+
+
+class SystemClock:
+    """The two clocks of this machine."""
+
+    monotonic = staticmethod(time.monotonic)
+    epoch = staticmethod(time.time)
+
+
+def _nonce() -> bytes:
+    """128 unpredictable bits in 22 characters that need no quoting."""
+    return secrets.token_urlsafe(16).encode()
+
+
+class Fatal(Exception):
+    """The broker cannot run; the message is a sentence for the operator."""
+
+
+class BrokerService(Service):
+    """The whole daemon."""
+
+    log = Logger(namespace="ddtb6")
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        """Takes nothing from the system yet."""
+        self.config = config
+        self._reactor = reactor
+        self._clock = SystemClock()
+        self._stopping: list[Callable[[], Any]] = []
+        """What to undo, in the order it was done; each may return a Deferred or a coroutine."""
+        self._listening: list[str] = []
+        self._started = self._clock.epoch()
+        self.ready: Deferred[None] = Deferred()
+        """Fires once everything listens."""
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        Deferred.fromCoroutine(self._start()).addCallbacks(lambda _: self.ready.callback(None), self._failed)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(Fatal):
+            self.log.critical("{why}", why=failure.getErrorMessage())
+            print(f"ddtb6: {failure.getErrorMessage()}", file=sys.stderr)
+        else:
+            self.log.failure("ddtb6 could not start", failure)
+        self._reactor.callWhenRunning(self._give_up)
+
+    def _give_up(self) -> None:
+        self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_failure)
+        self._reactor.stop()
+
+    async def _stop(self) -> None:
+        while self._stopping:
+            undo = self._stopping.pop()
+            try:
+                await maybeDeferred(_as_deferred(undo))
+            except Exception:
+                self.log.failure("while stopping")
+
+    async def _start(self) -> None:
+        config, reactor, clock = self.config, self._reactor, self._clock
+        lane = ThreadLane(reactor)
+        lane.start()
+        self._stopping.append(lane.stop)
+        store = self._open_store()
+        self._stopping.append(store.close)
+        try:
+            choice = choose_plane(config.dataplane.kind)
+            plane = self._make_plane(choice.kind)
+        except DataPlaneError as error:
+            raise Fatal(f"no data plane: {error}") from None
+        authenticator = self._make_authenticator(store, lane)
+        policy = self._policy(offered(config.auth.mechanisms, authenticator))
+        limits = config.limits
+        gate = Gate(limits.per_source_rate, limits.per_source_burst, limits.overall_rate, limits.negotiations)
+        bus = Bus(lambda event, fault: self.log.failure("a listener failed on {event}", Failure(fault), event=event))
+        bus.subscribe(Logbook(clock).write)
+        broker = Broker(policy, gate, clock, authenticator, store, plane, _nonce, bus)
+        try:
+            await broker.start()
+        except DataPlaneError as error:
+            raise Fatal(f"the data plane {plane.name} cannot start: {error}") from None
+        self._stopping.append(broker.stop)
+        firewall = self._raise_firewall()
+        driver = Driver(broker, clock)
+        udp = UdpSignalling(broker, driver, clock, plane.feed)
+        plane.send_with(self._listen_udp(udp))
+        tcp = TcpListener(broker, driver, clock, reactor)
+        self._listen_tcp(tcp)
+
+        def overview() -> Overview:
+            return Overview(
+                version=__version__,
+                started=self._started,
+                listening=tuple(self._listening),
+                data_plane=plane.name,
+                data_plane_reason=choice.reason,
+                firewall=firewall,
+                encapsulations=tuple(each.value for each in broker.capability.encapsulations),
+                mechanisms=policy.mechanisms,
+                negotiations=len(udp) + len(tcp),
+                activity=broker.activity(),
+            )
+
+        control = Control(store, broker, overview, realm=config.server.realm, clock=clock, in_thread=lane)
+        await self._listen_web(overview, control)
+        self._every_second(broker.tick, udp.tick)
+        self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
+        self.log.info("{firewall}", firewall=firewall)
+        self.log.info("ddtb6 {version} serves {places}", version=__version__, places=", ".join(self._listening))
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _open_store(self) -> Store:
+        reactor = self._reactor
+        thread = ThreadPool(1, 1, name="ddtb6-store")
+        thread.start()
+        self._stopping.append(thread.stop)
+
+        def in_thread(work: Callable[[], T]) -> Deferred[T]:
+            return deferToThreadPool(reactor, thread, work)
+
+        config = self.config
+        try:
+            return open_store(
+                config.server.state / DATABASE,
+                config.pools,
+                self._clock,
+                in_thread=in_thread,
+                later=lambda work: reactor.callLater(0, work),
+            )
+        except StoreError as error:
+            raise Fatal(str(error)) from None
+
+    def _make_authenticator(self, store: Store, lane: ThreadLane) -> Chain:
+        config = self.config
+        named = [each for each in config.auth.chain if each != "anonymous"]
+        makers: dict[str, Callable[[], Authenticator]] = {
+            "local": lambda: LocalUsers(store, config.server.realm, lane, last=named[-1] == "local"),
+            "anonymous": Anonymous,
+        }
+        return Chain([makers[each]() for each in config.auth.chain])
+
+    def _policy(self, mechanisms: tuple[str, ...]) -> Policy:
+        config, tunnel = self.config, self.config.tunnel
+        return Policy(
+            realm=config.server.realm,
+            mechanisms=mechanisms,
+            pools=config.pools,
+            mtu=tunnel.mtu,
+            keepalive=tunnel.keepalive,
+            idle_limit=tunnel.idle_limit,
+            lifetime=tunnel.lifetime,
+            resolver=tunnel.resolver,
+            domain=tunnel.domain,
+            negotiation_timeout=config.limits.negotiation_timeout,
+            per_source_tunnels=config.limits.per_source_tunnels,
+        )
+
+    def _listen_udp(self, udp: UdpSignalling) -> Callable[[bytes, Endpoint, Endpoint], bool]:
+        """Open the UDP sockets; returns what sends a tunnelled packet through the right one."""
+        sockets: dict[tuple[int, int], UdpSocket] = {}
+        for endpoint in self.config.listen.udp:
+            socket = UdpSocket(self._reactor, endpoint, udp.receive)
+            try:
+                socket.start()
+            except OSError as error:
+                raise Fatal(f"cannot listen on udp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
+            self._stopping.append(socket.stop)
+            self._listening.append(f"udp {Endpoint(endpoint.address, socket.port)}")
+            sockets[socket.family, socket.port] = socket
+
+        def transmit(datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
+            socket = sockets.get((local.family, local.port))
+            return socket is not None and socket.send(datagram, local, remote)
+
+        return transmit
+
+    def _listen_tcp(self, tcp: TcpListener) -> None:
+        for endpoint in self.config.listen.tcp:
+            try:
+                port = listen_tcp(self._reactor, endpoint, tcp)
+            except OSError as error:
+                raise Fatal(f"cannot listen on tcp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
+            self._stopping.append(port.stopListening)
+            self._listening.append(f"tcp {Endpoint(endpoint.address, port.getHost().port)}")
+
+    async def _listen_web(self, overview: Callable[[], Overview], control: Control) -> None:
+        config, reactor = self.config, self._reactor
+        try:
+            if config.web.listen:
+                site = status.make_site(overview, reactor)
+                port: Any = await serverFromString(reactor, config.web.listen).listen(site)
+                self._stopping.append(port.stopListening)
+                host = port.getHost()
+                self.log.info("status page: http://{host}:{port}/", host=host.host, port=host.port)
+            control_port: Any = await control_site.listen(
+                control_site.make_control_site(control, reactor), config.server.control, reactor
+            )
+            self._stopping.append(control_port.stopListening)
+        except (CannotListenError, OSError) as error:
+            raise Fatal(f"cannot serve the status page or the control socket: {error}; see `ddtb6 doctor`") from None
+
+    def _make_plane(self, kind: str) -> UserSpacePlane:
+        config = self.config
+        pools = tuple(config.pools.values())
+        if kind == "memory":
+            return MemoryPlane(self._clock, pools)
+        return TunPlane(
+            self._reactor, self._clock, config.dataplane.device, pools, config.tunnel.mtu, own_outer_addresses()
+        )
+
+    def _raise_firewall(self) -> str:
+        """Apply the firewall; whatever hinders it is one warning. Returns what holds, as a sentence."""
+        config = self.config
+        backend, why = choose_firewall(config.firewall.backend)
+        if backend is None:
+            if config.firewall.backend != "none":
+                self.log.warn("{why}", why=why)
+            return why
+        plan = Plan(
+            device=config.dataplane.device,
+            udp_ports=tuple(sorted({each.port for each in config.listen.udp})),
+            tcp_ports=tuple(sorted({each.port for each in config.listen.tcp})),
+            mtu=config.tunnel.mtu,
+            rate=config.firewall.signalling_rate,
+        )
+        try:
+            backend.apply(plan)
+        except FirewallError as error:
+            self.log.warn("no firewall rules: {error}", error=error)
+            return f"No firewall rules: {error}"
+        self._stopping.append(backend.remove)
+        return backend.status()
+
+    def _every_second(self, work: Callable[[], Coroutine[Any, Any, None]], rest: Callable[[], None]) -> None:
+        """One round after the other, never two at once."""
+
+        async def round_() -> None:
+            try:
+                rest()
+                await work()
+            except Exception:
+                self.log.failure("the round of every second failed; the next one goes on")
+            if self.running:
+                self._reactor.callLater(1.0, lambda: Deferred.fromCoroutine(round_()))
+
+        Deferred.fromCoroutine(round_())
+
+
+def _as_deferred(undo: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        result = undo()
+        return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
+
+    return run
+
+
+def _exit_with_failure() -> None:
+    # All is shut down by now; the reactor's loop has no way to end with a status.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def make_service(config: Config, reactor: Any = global_reactor) -> BrokerService:
+    """The daemon as a service, started and stopped by twistd."""
+    return BrokerService(config, reactor)

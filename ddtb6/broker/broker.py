@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The broker: admits, and answers what negotiations ask.
+
+Invariants: a lease and a session are durable before the reply that announces them is given out; an endpoint moves only
+by an authenticated negotiation.
+Not here: the tunnels that stand (`tunnels`), who speaks (`transport`), what is said (`tsp`), where it is kept
+(`store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, translated
+from ddtb6.addressing.pool import Pool, Use
+from ddtb6.broker import events, lease, ports
+from ddtb6.broker.admission import Admission, Gate
+from ddtb6.broker.tally import Tally
+from ddtb6.broker.tunnels import Tunnels
+from ddtb6.broker.views import Activity, PoolView, SessionView
+from ddtb6.sasl.mechanisms import Mechanism, mechanism
+from ddtb6.tsp.effects import Answer, Ask, Grant, Granted, Judge, Judged, Query, Refused, Why, Withdraw, Withdrawn
+from ddtb6.tsp.messages import Capability, Create, Keepalive, Offer
+from ddtb6.tsp.negotiation import Negotiation
+from ddtb6.tsp.status import (
+    AuthenticationFailed,
+    NoMoreTunnels,
+    ServerBusy,
+    ServerError,
+    TspError,
+    UnsupportedTunnelType,
+)
+from ddtb6.tunnel.reasons import EndReason
+from ddtb6.tunnel.spec import TunnelId
+
+SILENT_LIMIT = 86400.0
+"""Seconds of silence that end the tunnel of a client that announced no keepalives; its silence means little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration decides, as the broker needs it. Times in seconds."""
+
+    realm: str
+    mechanisms: tuple[str, ...]
+    pools: Mapping[str, Pool]
+    mtu: int = 1280
+    keepalive: int = 30
+    idle_limit: float = 180.0
+    """Silence after which a tunnel whose client sends keepalives is taken down; 0: never."""
+    lifetime: int = 604800
+    resolver: IPv6Address | None = None
+    domain: str = ""
+    negotiation_timeout: float = 60.0
+    per_source_tunnels: int = 64
+
+
+class Visitor:
+    """Who is at the other end of one negotiation, and what has come of it so far."""
+
+    __slots__ = ("link", "negotiation", "principal", "tunnel")
+
+    def __init__(self, link: Link, negotiation: Negotiation) -> None:
+        self.link = link
+        self.negotiation = negotiation
+        self.principal: ports.Principal | None = None
+        self.tunnel: TunnelId | None = None
+
+
+class Broker:
+    """One for the process."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        gate: Gate,
+        clock: ports.Clock,
+        authenticator: ports.Authenticator,
+        store: ports.SessionStore,
+        plane: ports.DataPlane,
+        nonce: Callable[[], bytes],
+        bus: events.Bus,
+    ) -> None:
+        self._policy = policy
+        self._gate = gate
+        self._clock = clock
+        self._authenticator = authenticator
+        self._store = store
+        self._plane = plane
+        self._nonce = nonce
+        self._bus = bus
+        self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
+        self._pool_usage: Mapping[str, tuple[int, int]] = {}
+        self._tally = Tally()
+        bus.subscribe(self._tally.count)
+        carried = [Encapsulation.V6V4, Encapsulation.V6UDPV4, Encapsulation.V4V6]
+        self.capability = Capability(tuple(each for each in carried if each in plane.encapsulations), policy.mechanisms)
+        """What every negotiation is told: what the data plane carries and somebody can verify."""
+
+    # --- negotiations ---------------------------------------------------------------------------------------------
+
+    def admit(self, link: Link, under_way: int) -> Admission:
+        """May a newcomer at `link` begin, with `under_way` negotiations there already?"""
+        verdict = self._gate.newcomer(link.remote, under_way, self._clock.monotonic())
+        if verdict is not Admission.WELCOME:
+            self._bus.publish(events.NewcomerRefused(link))
+        return verdict
+
+    def may_echo(self, link: Link) -> bool:
+        """May an ECHO REQUEST over `link` be answered?"""
+        return self._gate.echo(link.remote, self._clock.monotonic())
+
+    def welcome(self, link: Link) -> Visitor:
+        """Open a negotiation for an admitted newcomer."""
+        now = self._clock.monotonic()
+        return Visitor(link, Negotiation(self.capability, self._mechanism, self._policy.negotiation_timeout, now))
+
+    def _mechanism(self, name: str, version: tuple[int, ...]) -> Mechanism | None:
+        if name not in self._policy.mechanisms:
+            return None
+        return mechanism(name, realm=self._policy.realm, nonce=self._nonce, version=version)
+
+    async def answer(self, ask: Ask, visitor: Visitor) -> Answer:
+        """The answer to what `visitor`'s negotiation asks. Raises only on bugs and when the store fails."""
+        token, question = ask.token, ask.question
+        try:
+            match question:
+                case Judge():
+                    return await self._judge(token, question, visitor)
+                case Grant(create):
+                    return Granted(token, await self._grant(visitor, create))
+                case Query():
+                    return Granted(token, self._query(visitor))
+                case Withdraw(why):
+                    await self._withdraw(visitor, why)
+                    return Withdrawn(token)
+        except Exception as error:
+            said = lease.refusal(error)
+            if said is None:
+                raise
+            owner = visitor.principal.owner if visitor.principal else ""
+            self._bus.publish(events.RequestRefused(visitor.link, owner, said.line, str(error)))
+            return Refused(token, said)
+
+    def established(self, visitor: Visitor) -> None:
+        """The visitor accepted its offer."""
+        if visitor.tunnel is not None:
+            self._tunnels.establish(visitor.tunnel)
+
+    async def _judge(self, token: int, question: Judge, visitor: Visitor) -> Answer:
+        verdict = await self._authenticator.verify(question.credentials, visitor.link)
+        mechanism = question.credentials.mechanism
+        error: TspError
+        match verdict:
+            case ports.Accepted(principal, rspauth):
+                visitor.principal = principal
+                version = visitor.negotiation.version
+                self._bus.publish(events.LoggedIn(visitor.link, principal.owner, mechanism, version))
+                return Judged(token, rspauth)
+            case ports.Unavailable(why):
+                error = ServerBusy()
+            case ports.Rejected(why):
+                self._gate.failed(visitor.link.remote, self._clock.monotonic())
+                error = AuthenticationFailed()
+            case ports.NotMine():
+                why, error = "no authenticator knows the account", AuthenticationFailed()
+        self._bus.publish(events.LoginRefused(visitor.link, mechanism, why))
+        return Refused(token, error)
+
+    async def _grant(self, visitor: Visitor, create: Create) -> Offer:
+        principal, link = visitor.principal, visitor.link
+        assert principal is not None, "commands are taken after the log-in only"
+        encapsulation = resolve(create.encapsulation, link, self._plane.encapsulations)
+        if encapsulation is None:
+            raise UnsupportedTunnelType
+        sources = lease.sources(self._policy.pools.values(), principal, create)
+        if self._tunnels.others_from(link.remote, principal.owner) >= self._policy.per_source_tunnels:
+            raise NoMoreTunnels("Too many tunnels from your address")
+        session = await self._open(visitor, principal, encapsulation, sources, create)
+        nat = translated(create.client_address, link.remote)
+        await self._tunnels.stand(session, nat=nat, by=str(link.remote))
+        visitor.tunnel = session.id
+        return self._offer(session, create.client_address, keepalive=create.keepalive is not None)
+
+    async def _open(
+        self,
+        visitor: Visitor,
+        principal: ports.Principal,
+        encapsulation: Encapsulation,
+        sources: lease.Sources,
+        create: Create,
+    ) -> ports.Session:
+        while True:
+            opening = ports.Opening(
+                owner=principal.owner,
+                user=principal.user,
+                link=visitor.link,
+                encapsulation=encapsulation,
+                mechanism=visitor.negotiation.mechanism,
+                client_version=visitor.negotiation.version,
+                address_pool=sources.address[0],
+                prefix_pool=sources.prefix[0] if sources.prefix else None,
+                mtu=self._policy.mtu,
+                idle_limit=SILENT_LIMIT if create.keepalive is None else self._idle_limit,
+            )
+            try:
+                return await self._store.open_session(opening)
+            except ports.PoolExhausted as full:
+                sources = sources.without(str(full))
+
+    @property
+    def _idle_limit(self) -> float:
+        limit = self._policy.idle_limit
+        return max(limit, 5.0 * self._policy.keepalive) if limit else 0.0
+
+    def _offer(self, session: ports.Session, claimed: str, *, keepalive: bool) -> Offer:
+        spec = session.spec
+        server = next(
+            pool.broker_address
+            for pool in self._policy.pools.values()
+            if pool.use is not Use.PREFIXES and spec.address in pool.block
+        )
+        interval = self._policy.keepalive
+        return Offer(
+            encapsulation=spec.encapsulation,
+            lifetime=self._policy.lifetime,
+            server_outer=spec.local.address,
+            server_inner=server,
+            client_outer=claimed,
+            client_inner=spec.address,
+            prefix=spec.prefix,
+            name=f"{session.user}.{self._policy.domain}" if session.user and self._policy.domain else None,
+            resolver=self._policy.resolver,
+            keepalive=Keepalive(interval, server) if keepalive and interval else None,
+        )
+
+    def _query(self, visitor: Visitor) -> Offer:
+        session = self._session_of(visitor)
+        return self._offer(session, session.spec.remote.address, keepalive=True)
+
+    async def _withdraw(self, visitor: Visitor, why: Why) -> None:
+        reason = EndReason.REJECTED if why is Why.REJECT else EndReason.DELETED
+        await self._tunnels.end(self._session_of(visitor).id, reason)
+
+    def _session_of(self, visitor: Visitor) -> ports.Session:
+        assert visitor.principal is not None, "commands are taken after the log-in only"
+        session = self._tunnels.of_owner(visitor.principal.owner)
+        if session is None:
+            raise ServerError("There is no tunnel")
+        return session
+
+    # --- life and management --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the data plane and make true again what the store says should be. Raises DataPlaneError, StoreError."""
+        await self._tunnels.start()
+        self._pool_usage = await self._store.pool_usage()
+
+    async def stop(self) -> None:
+        """Write down what is known and let go of the data plane.
+
+        Sessions stay open: a restarted broker resumes them.
+        """
+        await self._tunnels.stop()
+
+    async def tick(self) -> None:
+        """To be called once a second, never twice at once. Raises StoreError, DataPlaneError; the next goes on."""
+        await self._tunnels.tick()
+        self._pool_usage = await self._store.pool_usage()
+
+    async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
+        """Live sessions, oldest first; or the one asked for, if it lives."""
+        return await self._tunnels.views(only)
+
+    async def disconnect(self, tunnel: TunnelId, reason: EndReason) -> bool:
+        """End a session now, durably; False when there is none of that id."""
+        return await self._tunnels.end(tunnel, reason)
+
+    async def disconnect_owner(self, owner: str, reason: EndReason) -> bool:
+        """End the owner's session now, durably; False when it has none."""
+        session = self._tunnels.of_owner(owner)
+        return session is not None and await self._tunnels.end(session.id, reason)
+
+    async def release(self, owner: str) -> Sequence[ports.Lease]:
+        """End the owner's session, if any, and give up all it holds."""
+        await self.disconnect_owner(owner, EndReason.DISCONNECTED)
+        return await self._store.release(owner)
+
+    def activity(self) -> Activity:
+        """Counts for the overview, as of now; pools as of the last tick."""
+        pools = tuple(
+            PoolView(pool.name, pool.use.value, pool.block, pool.length, pool.capacity, held, resting)
+            for pool in self._policy.pools.values()
+            for held, resting in [self._pool_usage.get(pool.name, (0, 0))]
+        )
+        return Activity(
+            sessions=len(self._tunnels),
+            logins=dict(self._tally.logins),
+            refusals=dict(self._tally.refusals),
+            ended=dict(self._tally.ended),
+            strays={reason.value: count for reason, count in self._tunnels.strays().items() if count},
+            pools=pools,
+        )

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The live tunnels of the process: raised, watched, taken down, and made to match the store again.
+
+Invariants: one live tunnel an owner and an outer endpoint, the highest session id (the last log-in) winning; a tunnel
+that went down is written with its final counters; what runs here is safe at every `await` against what began
+meanwhile.
+Not here: who may have a tunnel (`broker`), what the store grants (`store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.broker import events, ports
+from ddtb6.broker.registry import Live, Registry
+from ddtb6.broker.views import SessionView
+from ddtb6.broker.wheel import Wheel
+from ddtb6.tsp.status import RequestInProgress
+from ddtb6.tunnel.reasons import EndReason, Refusal
+from ddtb6.tunnel.reconcile import changes
+from ddtb6.tunnel.spec import Counters, Observed, TunnelId
+
+CHECKPOINT_INTERVAL = 60.0
+"""Seconds between two writings of what live sessions have carried: the most a killed user-space plane can lose."""
+
+
+class Tunnels:
+    """All of them."""
+
+    def __init__(
+        self,
+        clock: ports.Clock,
+        store: ports.SessionStore,
+        plane: ports.DataPlane,
+        bus: events.Bus,
+        offer_timeout: float,
+    ) -> None:
+        """`offer_timeout`: seconds after which an offer is taken back that was neither accepted nor used."""
+        self._clock = clock
+        self._store = store
+        self._plane = plane
+        self._bus = bus
+        self._offer_timeout = offer_timeout
+        self._live = Registry()
+        self._expiry: Wheel[TunnelId] = Wheel(clock.monotonic())
+        self._endings: list[ports.Ending] = []
+        self._checkpoint_due = clock.monotonic() + CHECKPOINT_INTERVAL
+        self._trouble: str | None = None
+        plane.subscribe(self._plane_lost)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def of_owner(self, owner: str) -> ports.Session | None:
+        """The session of the owner's live tunnel."""
+        live = self._live.of_owner(owner)
+        return live.session if live else None
+
+    def others_from(self, remote: Endpoint, owner: str) -> int:
+        """How many tunnels of other owners stand from the source of `remote`."""
+        own = self._live.of_owner(owner)
+        return self._live.from_source(remote) - (1 if own and own.session.spec.remote.address == remote.address else 0)
+
+    def strays(self) -> Mapping[Refusal, int]:
+        """Packets since start that belong to no tunnel, by reason."""
+        return self._plane.strays()
+
+    # --- one tunnel -----------------------------------------------------------------------------------------------
+
+    async def stand(self, session: ports.Session, *, nat: bool, by: str) -> None:
+        """Make the tunnel of a session that was just written stand; what is in its way goes down first.
+
+        `by` says who asked, for the log. Raises RequestInProgress when a later log-in of the owner has overtaken this
+        one, DataPlaneError when it cannot be carried; either way the session's end is written.
+        """
+        live = Live(session, self._clock.monotonic(), nat=nat, established=False)
+        while (in_the_way := self._live.of_owner(session.owner) or self._live.at(session.spec.remote)) is not None:
+            if in_the_way.session.owner != session.owner:
+                reason = EndReason.ENDPOINT_TAKEN
+            elif in_the_way.session.id < session.id:
+                reason = EndReason.REPLACED
+            else:
+                self._endings.append(ports.Ending(session.id, EndReason.REPLACED, session.carried))
+                raise RequestInProgress
+            await self._end(in_the_way, reason, by)
+        self._live.add(live)
+        await self._raise(live)
+        if live not in self._live:
+            raise RequestInProgress
+        self._watch(live)
+        self._bus.publish(events.SessionOpened(session, nat))
+
+    def establish(self, tunnel: TunnelId) -> None:
+        """The client accepted its offer."""
+        live = self._live.get(tunnel)
+        if live is not None and not live.established:
+            live.established = True
+            self._bus.publish(events.SessionEstablished(live.session))
+
+    async def end(self, tunnel: TunnelId, reason: EndReason) -> bool:
+        """Take a tunnel down, durably; False when there is none of that id."""
+        live = self._live.get(tunnel)
+        if live is None:
+            return False
+        await self._end(live, reason)
+        await self._write_endings()
+        return True
+
+    async def _raise(self, live: Live) -> None:
+        session = live.session
+        try:
+            await self._plane.raise_tunnel(session.spec)
+        except ports.DataPlaneError as error:
+            self._bus.publish(events.PlaneTrouble(f"tunnel {session.id} of {session.owner}: {error}"))
+            await self._end(live, EndReason.FAILED)
+            raise
+
+    async def _end(self, live: Live, reason: EndReason, by: str = "") -> None:
+        if live not in self._live:
+            return
+        self._live.remove(live)
+        session = live.session
+        final = await self._plane.lower_tunnel(session.id)
+        ending = ports.Ending(session.id, reason, session.carried + (final or Counters()))
+        self._endings.append(ending)
+        self._bus.publish(events.SessionEnded(session, ending, by))
+
+    async def _write_endings(self) -> None:
+        endings, self._endings = self._endings, []
+        if not endings:
+            return
+        try:
+            await self._store.close_sessions(endings)
+        except ports.StoreError:
+            self._endings = endings + self._endings
+            raise
+
+    # --- silence --------------------------------------------------------------------------------------------------
+
+    def _watch(self, live: Live) -> None:
+        limit = self._limit(live)
+        if limit:
+            self._expiry.schedule(live.session.id, live.quiet_since + limit)
+
+    def _limit(self, live: Live) -> float:
+        """Seconds of silence that end it; 0: none do."""
+        return live.session.idle_limit if live.established else self._offer_timeout
+
+    async def _expire(self, now: float) -> None:
+        due = {each: live for each in self._expiry.due(now) if (live := self._live.get(each))}
+        if not due:
+            return
+        for observed in await self._plane.dump(due.keys()):
+            live = due[observed.spec.id]
+            if observed.last_seen is not None:
+                live.quiet_since = max(live.quiet_since, observed.last_seen)
+                live.established = True
+        for live in due.values():
+            limit = self._limit(live)
+            if limit and now - live.quiet_since >= limit:
+                await self._end(live, EndReason.IDLE if live.established else EndReason.NOT_ACCEPTED)
+            else:
+                self._watch(live)
+
+    # --- all of them ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the data plane and make true again what the store says should be."""
+        await self._plane.start()
+        await self._reconcile(await self._store.live_sessions())
+
+    async def stop(self) -> None:
+        """Write down what is known and let go of the data plane.
+
+        Sessions stay open: a restarted broker resumes them.
+        """
+        await self._write_endings()
+        await self._checkpoint()
+        await self._plane.stop()
+
+    async def tick(self) -> None:
+        """Once a second: expiry, endings not yet written, the checkpoint; after trouble, reconciliation."""
+        now = self._clock.monotonic()
+        if self._trouble is not None:
+            why, self._trouble = self._trouble, None
+            self._bus.publish(events.PlaneTrouble(why))
+            await self._plane.start()
+            await self._reconcile([live.session for live in self._live])
+        await self._expire(now)
+        await self._write_endings()
+        if now >= self._checkpoint_due:
+            self._checkpoint_due = now + CHECKPOINT_INTERVAL
+            await self._checkpoint()
+
+    async def _reconcile(self, sessions: Sequence[ports.Session]) -> None:
+        """Of several sessions of an owner, or at an endpoint, only the newest may live."""
+        wanted: dict[TunnelId, ports.Session] = {}
+        taken: set[object] = set()
+        for session in sorted(sessions, key=lambda each: each.id, reverse=True):
+            if taken.isdisjoint((session.owner, session.spec.remote)):
+                wanted[session.id] = session
+                taken |= {session.owner, session.spec.remote}
+            else:
+                self._endings.append(ports.Ending(session.id, EndReason.REPLACED, session.carried))
+        there = await self._plane.dump()
+        todo = changes((session.spec for session in wanted.values()), (each.spec for each in there))
+        for tunnel in todo.lower:
+            await self._plane.lower_tunnel(tunnel)
+        missing = {spec.id for spec in todo.raise_}
+        for session in wanted.values():
+            live = self._live.get(session.id)
+            if live is None:
+                live = Live(session, self._clock.monotonic(), nat=False, established=True)
+                self._live.add(live)
+            try:
+                if session.id in missing:
+                    await self._raise(live)
+                self._watch(live)
+            except ports.DataPlaneError:
+                continue  # Told and ended by `_raise`; the others go on.
+        await self._write_endings()
+        closed = len(sessions) - len(wanted)
+        self._bus.publish(events.Reconciled(todo.kept, len(todo.raise_), len(todo.lower), closed))
+
+    def _plane_lost(self, event: ports.PlaneEvent) -> None:
+        self._trouble = event.why
+
+    async def _checkpoint(self) -> None:
+        carried = {
+            each.spec.id: live.session.carried + each.counters
+            for each in await self._plane.dump()
+            if (live := self._live.get(each.spec.id)) and each.counters != Counters()
+        }
+        if carried:
+            await self._store.checkpoint(carried)
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    async def views(self, only: TunnelId | None = None) -> Sequence[SessionView]:
+        """Live sessions, oldest first; or the one asked for, if it lives."""
+        seen = {each.spec.id: each for each in await self._plane.dump(None if only is None else [only])}
+        now = self._clock.monotonic()
+        chosen = (live for live in self._live if only is None or live.session.id == only)
+        return [_view(live, seen.get(live.session.id), now) for live in chosen]
+
+
+def _view(live: Live, seen: Observed | None, now: float) -> SessionView:
+    session, spec = live.session, live.session.spec
+    last = seen.last_seen if seen else None
+    return SessionView(
+        id=session.id,
+        owner=session.owner,
+        user=session.user,
+        remote=spec.remote,
+        local=spec.local,
+        address=spec.address,
+        prefix=spec.prefix,
+        nat=live.nat,
+        mechanism=session.mechanism,
+        client_version=session.client_version,
+        started=session.started,
+        established=live.established or last is not None,
+        silent_for=None if last is None else max(0.0, now - last),
+        counters=session.carried + (seen.counters if seen else Counters()),
+    )
