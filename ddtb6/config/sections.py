@@ -84,6 +84,11 @@ class ServerConfig:
     )
     """Realm of DIGEST-MD5, at most 24 characters. Part of every stored DIGEST secret: changing it voids them all."""
 
+    @property
+    def database(self) -> Path:
+        """The file that has accounts, leases and sessions."""
+        return self.state / "ddtb6.sqlite"
+
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`ddtb6 user`: accounts. Works while the broker is stopped, too.
+
+Invariant: a password comes from a prompt or from standard input, never from the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from typing import Any
+
+from ddtb6.cli import output
+from ddtb6.cli.leases import print_leases
+from ddtb6.cli.main import Failure
+from ddtb6.cli.reach import call
+from ddtb6.config import Config, load
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, summary in (
+        ("add", "add an account; asks for its password"),
+        ("passwd", "give an account another password"),
+        ("list", "list the accounts"),
+        ("show", "show an account, what it holds, and its last sessions"),
+        ("disable", "let an account log in no more, and end its session; it keeps its addresses"),
+        ("enable", "let a disabled account log in again"),
+        ("delete", "remove an account, end its session and release what it holds"),
+    ):
+        command = actions.add_parser(action, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if action != "list":
+            command.add_argument("name", metavar="NAME")
+        if action in ("add", "passwd"):
+            command.add_argument(
+                "--password-stdin", action="store_true", help="read the password from the first line of standard input"
+            )
+        output.add_json(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config)
+    given: dict[str, Any] = {}
+    if arguments.action != "list":
+        given["name"] = arguments.name
+    if arguments.action in ("add", "passwd"):
+        given["password"] = _password(arguments)
+    answer = call(config, f"user.{arguments.action}", **given)
+    if arguments.json:
+        output.print_json(answer)
+    else:
+        _PRINTERS[arguments.action](answer, config)
+    return 0
+
+
+def _password(arguments: argparse.Namespace) -> str:
+    if arguments.password_stdin:
+        line = sys.stdin.readline()
+        if not line:
+            raise Failure("standard input has no password")
+        return line.rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise Failure("there is no terminal to ask for the password on; use --password-stdin")
+    try:
+        first = getpass.getpass(f"Password for {output.safe(arguments.name)}: ")
+        if first != getpass.getpass("The same again: "):
+            raise Failure("the two passwords differ; nothing was changed")
+    except EOFError:
+        raise Failure("no password was given; nothing was changed") from None
+    return first
+
+
+# --- what people read ---------------------------------------------------------------------------------------------
+
+
+def _added(account: Any, config: Config) -> None:
+    print(f"Added user {account['name']}. It can log in with {' or '.join(account['mechanisms'])}.")
+    print(f"Next: ddtb6 connect --server THIS-HOST --user {account['name']}, on the client.")
+
+
+def _changed(account: Any, config: Config) -> None:
+    print(f"Changed the password of {account['name']}. A session that is up stays up.")
+    print(f"Next: put it into the client as well; ddtb6 user show {account['name']} shows when it comes back.")
+
+
+def _listed(accounts: Any, config: Config) -> None:
+    if not accounts:
+        print("There are no accounts yet.\nNext: ddtb6 user add NAME")
+        return
+    rows = [
+        (each["name"], _state(each), output.when(each["created"]), ", ".join(each["mechanisms"])) for each in accounts
+    ]
+    output.print_table(("USER", "STATE", "CREATED", "LOG-IN BY"), rows)
+
+
+def _shown(answer: Any, config: Config) -> None:
+    account = answer["account"]
+    output.print_facts(
+        [
+            ("User", account["name"]),
+            ("State", _state(account)),
+            ("Created", output.when(account["created"])),
+            ("Log-in by", ", ".join(account["mechanisms"]) or "nothing; set a password with ddtb6 user passwd"),
+        ]
+    )
+    print()
+    if answer["leases"]:
+        print_leases(answer["leases"], owners=False)
+    else:
+        print("It holds no address or prefix; its first log-in grants them.")
+    sessions = [(each, "live") for each in answer["live"]]
+    sessions += [(each, output.when(each["ended"]) or "not closed") for each in answer["past"]]
+    if sessions:
+        print()
+        output.print_table(
+            ("SESSION", "FROM", "STARTED", "ENDED", "WHY", "IN", "OUT"),
+            [
+                (
+                    each["id"],
+                    each["remote"],
+                    output.when(each["started"]),
+                    ended,
+                    each.get("reason"),
+                    output.octets(each["counters"]["octets_in"]),
+                    output.octets(each["counters"]["octets_out"]),
+                )
+                for each, ended in sessions
+            ],
+        )
+
+
+def _disabled(answer: Any, config: Config) -> None:
+    name = answer["account"]["name"]
+    print(f"Disabled user {name}{' and ended its session' if answer['disconnected'] else ''}. It keeps its addresses.")
+    print(f"Next: ddtb6 user enable {name} lets it in again, ddtb6 user delete {name} removes it.")
+
+
+def _enabled(answer: Any, config: Config) -> None:
+    name = answer["account"]["name"]
+    print(f"Enabled user {name}. Its client comes back by itself.")
+    print(f"Next: ddtb6 user show {name} shows whether it has.")
+
+
+def _deleted(answer: Any, config: Config) -> None:
+    name = answer["account"]["name"]
+    print(f"Deleted user {name}{' and ended its session' if answer['disconnected'] else ''}.")
+    for lease in answer["released"]:
+        rest = config.pools[lease["pool"]].quarantine if lease["pool"] in config.pools else 0
+        print(f"Released {lease['prefix']} of pool {lease['pool']}; it rests for {output.span(rest)}.")
+    print("Next: ddtb6 whois ADDRESS --at TIME still answers for the past.")
+
+
+def _state(account: Any) -> str:
+    return "disabled" if account["disabled"] else "enabled"
+
+
+_PRINTERS = {
+    "add": _added,
+    "passwd": _changed,
+    "list": _listed,
+    "show": _shown,
+    "disable": _disabled,
+    "enable": _enabled,
+    "delete": _deleted,
+}

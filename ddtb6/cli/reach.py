@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the tool reaches the broker: the control socket of the running daemon, else the store of the stopped one.
+
+Invariant: the store is opened only where nobody listens on the control socket, and as the user that owns it.
+Not here: the verbs (`web.control`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ddtb6.clock import SystemClock
+from ddtb6.config import Config
+from ddtb6.web.control import VERBS, Control, ControlError, Kind
+from ddtb6.web.control_client import ControlClient, NotRunning
+
+T = TypeVar("T")
+
+
+def call(config: Config, verb: str, **arguments: object) -> Any:
+    """The answer to `verb`; arguments that are None are left out. Raises ControlError, NotPermitted, StoreError."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return ControlClient(config.server.control).call(verb, **given)
+    except NotRunning:
+        if VERBS[verb].live:
+            raise ControlError(
+                "the broker is not running; start it with `systemctl start ddtb6`, or `twistd -n ddtb6`", Kind.STOPPED
+            ) from None
+    return _in_store(config, verb, given)
+
+
+def _in_store(config: Config, verb: str, arguments: dict[str, object]) -> Any:
+    # Imported late: a running broker needs none of it here.
+    from twisted.internet.defer import execute
+
+    from ddtb6.store.store import open_store
+
+    _become_owner(config)
+    clock = SystemClock()
+    store = open_store(config.server.database, config.pools, clock, in_thread=execute)
+    try:
+        control = Control(store, None, None, realm=config.server.realm, clock=clock, in_thread=execute)
+        return _finish(control.call(verb, arguments))
+    finally:
+        _finish(store.close())
+
+
+def _become_owner(config: Config) -> None:
+    """As root, go on as the user the state directory belongs to: files of root's in there would lock the daemon out."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = os.stat(config.server.state)
+    except FileNotFoundError:
+        return  # opening the store says so better
+    if owner.st_uid != 0:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine none of whose steps waits: without a reactor, everything is done at once."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("a step waited for something that no reactor will bring about")

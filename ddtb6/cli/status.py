@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`ddtb6 status`: what the running broker is doing; the status page in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from ddtb6.cli import output
+from ddtb6.cli.reach import call
+from ddtb6.clock import SystemClock
+from ddtb6.config import load
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    output.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    answer = call(load(arguments.config), "overview")
+    if arguments.json:
+        output.print_json(answer)
+    else:
+        _print(answer)
+    return 0
+
+
+def _print(view: Any) -> None:
+    activity = view["activity"]
+    output.print_facts(
+        [
+            ("Version", view["version"]),
+            ("Up since", f"{output.when(view['started'])} ({output.span(SystemClock().epoch() - view['started'])})"),
+            ("Listening", ", ".join(view["listening"]) or "nowhere"),
+            ("Data plane", f"{view['data_plane']}. {view['data_plane_reason']}"),
+            ("Firewall", view["firewall"]),
+            ("Tunnel types", ", ".join(view["encapsulations"]) or "none"),
+            ("Log-in by", ", ".join(view["mechanisms"]) or "nothing"),
+            ("Sessions", f"{activity['sessions']} live, {view['negotiations']} logging in"),
+            ("Log-ins", _counts(activity["logins"])),
+            ("Refused", _counts(activity["refusals"])),
+            ("Ended", _counts(activity["ended"])),
+            ("Stray packets", _counts(activity["strays"])),
+        ]
+    )
+    print()
+    output.print_table(
+        ("POOL", "FOR", "BLOCK", "PIECES", "HELD", "RESTING", "FREE"),
+        [
+            (
+                pool["name"],
+                pool["use"],
+                pool["block"],
+                f"/{pool['length']}",
+                pool["held"],
+                pool["resting"],
+                _free(pool["capacity"] - pool["held"] - pool["resting"]),
+            )
+            for pool in activity["pools"]
+        ],
+    )
+
+
+def _free(count: int) -> int | str:
+    return count if count < 10**9 else "plenty"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name}: {count}" for name, count in ordered) or "none"

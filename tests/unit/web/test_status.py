@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The status page: what it shows, what it never shows, its headers; over real HTTP parsing, without a socket."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from ipaddress import IPv6Network
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial import unittest
+
+from ddtb6.broker.views import Activity, Overview, PoolView
+from ddtb6.web import status
+
+OVERVIEW = Overview(
+    version="1.2.3",
+    started=1_700_000_000.0,
+    listening=("udp 0.0.0.0:3653", "tcp [::]:3653"),
+    data_plane="tun",
+    data_plane_reason="The module utun is not loaded.",
+    firewall="nft clamps TCP MSS.",
+    encapsulations=("v6udpv4",),
+    mechanisms=("DIGEST-MD5", "ANONYMOUS"),
+    negotiations=3,
+    activity=Activity(
+        sessions=12345,
+        logins={"DIGEST-MD5": 20000, "ANONYMOUS": 7},
+        refusals={"300 Authentication failed": 41, '<b>"quoted"</b>': 1},
+        ended={"idle": 5},
+        strays={},
+        pools=(
+            PoolView("links", "accounts", IPv6Network("2001:db8:0:1::/64"), 128, 2**64 - 2, 12345, 0),
+            PoolView("home56", "prefixes", IPv6Network("2001:db8:1000::/36"), 56, 2**20, 2**19, 2**18),
+        ),
+    ),
+)
+
+
+class Status(unittest.TestCase):
+    def fetch(
+        self, path: str, method: str = "GET", overview: Overview = OVERVIEW, body: bytes = b""
+    ) -> tuple[int, dict[str, str], bytes]:
+        def view() -> Overview:
+            if overview is None:
+                raise RuntimeError("secret of the broker")
+            return overview
+
+        site = status.make_site(view, Clock())
+        channel = site.buildProtocol(None)
+        transport: Any = StringTransport()
+        channel.makeConnection(transport)
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        channel.dataReceived(head.encode() + body)
+        top, _, rest = transport.value().partition(b"\r\n\r\n")
+        first, *lines = top.decode().split("\r\n")
+        channel.connectionLost(None)
+        return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), rest
+
+    def test_page(self) -> None:
+        code, headers, body = self.fetch("/")
+        text = body.decode()
+        assert code == 200
+        assert headers["Content-Type"] == "text/html; charset=utf-8"
+        for shown in (
+            "1.2.3",
+            "2023-11-14 22:13:20 UTC",
+            "12\u202f345",
+            "udp 0.0.0.0:3653",
+            "The module utun is not loaded.",
+            "nft clamps TCP MSS.",
+            "DIGEST-MD5, ANONYMOUS",
+            "300 Authentication failed",
+            "2001:db8:1000::/36",
+            "/56",
+            'value="0.750"',
+            "2^64",
+        ):
+            assert shown in text
+        assert "&lt;b&gt;&#34;quoted&#34;&lt;/b&gt;" in text
+        assert "<script" not in text
+        assert "style=" not in text
+
+    def test_headers_everywhere(self) -> None:
+        for path in ("/", "/status.json", "/style.css", "/healthz", "/nothing"):
+            _, headers, _ = self.fetch(path)
+            policy = headers["Content-Security-Policy"]
+            for rule in ("default-src 'none'", "style-src 'self'", "frame-ancestors 'none'"):
+                assert rule in policy, path
+            assert headers["X-Content-Type-Options"] == "nosniff", path
+
+    def test_json(self) -> None:
+        code, headers, body = self.fetch("/status.json")
+        assert (code, headers["Content-Type"]) == (200, "application/json")
+        value = json.loads(body)
+        assert value["activity"]["pools"][1]["block"] == "2001:db8:1000::/36"
+        assert set(value) == {each.name for each in dataclasses.fields(Overview)}
+
+    def test_style(self) -> None:
+        code, headers, body = self.fetch("/style.css")
+        assert (code, headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+        assert b"prefers-color-scheme: dark" in body
+
+    def test_health(self) -> None:
+        assert self.fetch("/healthz")[::2] == (200, b"ok\n")
+        assert self.fetch("/healthz", overview=dataclasses.replace(OVERVIEW, listening=()))[0] == 503
+
+    def test_nothing_else(self) -> None:
+        for path in ("/nothing", "/status.json/", "/%00", "/..%2f..%2fetc/passwd", "//", "/style.css/x"):
+            code, _, body = self.fetch(path)
+            assert code == 404, path
+            assert path.encode() not in body
+        for method in ("POST", "PUT", "DELETE"):
+            assert self.fetch("/", method)[0] == 405
+        assert self.fetch("/", "HEAD")[::2] == (200, b"")
+
+    def test_failure_shows_no_inside(self) -> None:
+        code, _, body = self.fetch("/", overview=None)  # type: ignore[arg-type]
+        assert code == 500
+        assert b"secret of the broker" not in body
+        assert b"Traceback" not in body
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
+
+    def test_large_body_is_not_kept(self) -> None:
+        assert self.fetch("/", body=b"x" * 1000000)[0] == 200
+
+    def test_nothing_happened_yet(self) -> None:
+        empty = Activity(sessions=0, logins={}, refusals={}, ended={}, strays={}, pools=())
+        text = status.render(dataclasses.replace(OVERVIEW, activity=empty, listening=(), encapsulations=()))
+        assert "There are none." in text
+        assert text.count("None.") == 4
+        assert "nowhere" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1234567, "1\u202f234\u202f567"), (2**64, "2^64"), (2**64 - 2, "2^64"), (2**33, "2^33")],
+)
+def test_large_numbers(number: int, text: str) -> None:
+    assert f">{text}</td>" in status.render(
+        dataclasses.replace(
+            OVERVIEW,
+            activity=dataclasses.replace(
+                OVERVIEW.activity, pools=(PoolView("p", "accounts", IPv6Network("::/1"), 128, number, 0, 0),)
+            ),
+        )
+    )
