@@ -13,7 +13,6 @@ Not here: Content-length and status lines (`codec`), what may be granted (`negot
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from html import escape
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network
 
@@ -60,7 +59,8 @@ _too_deep = etree.XPath("boolean(" + "/*" * (DEEPEST + 1) + ")")
 _BLANK = b"\0\t\n\v\f\r "
 _FOREIGN_ENCODING = re.compile(rb"""^<\?xml[^>]*\bencoding\s*=\s*["'](?!(?i:utf-?8|us-ascii)["'])""")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
-_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
 _TYPES = {each.value: each for each in Encapsulation}
 _SIMPLE: dict[str, Command] = {"accept": Accept(), "reject": Reject(), "info": Info(), "delete": Delete()}
 
@@ -202,7 +202,7 @@ def _expanded(address: IPv6Address) -> str:
 
 
 def write_create(create: Create) -> bytes:
-    """The document as gogoCLIENT lays it out, line ends included."""
+    """The document as gogoCLIENT lays it out, line ends included. Name servers go with a prefix, or not at all."""
     inner = ("ipv4", "127.0.0.1") if create.encapsulation is Encapsulation.V4V6 else ("ipv6", "::")
     lines = [
         f'<tunnel action="create" type="{create.encapsulation.value}" proxy="{"yes" if create.proxy else "no"}">',
@@ -270,11 +270,11 @@ def read_offer(xml: bytes) -> Offer:
         if element.tag == "router":
             prefix = _offered_prefix(element)
         elif element.tag == "dns_server":
-            resolver = _or_none(_ipv6, _address_of(element, "ipv6"))
+            resolver = _ipv6_or_none(_address_of(element, "ipv6"))
         elif element.tag == "keepalive":
             interval = _count(element.get("interval"))
             if interval is not None:
-                keepalive = Keepalive(interval, _or_none(_ipv6, _address_of(element, "ipv6")))
+                keepalive = Keepalive(interval, _ipv6_or_none(_address_of(element, "ipv6")))
     name = _address_of(client, "dn")
     return Offer(
         encapsulation=encapsulation,
@@ -311,9 +311,8 @@ def read_brokers(xml: bytes) -> tuple[str, ...]:
         for element in broker:
             if element.tag == "address":
                 text = _text(element)
-                known = str(_or_none(_ipv6, text) or "") if ":" in text else text
-                if _NAME.fullmatch(text) or known:
-                    brokers.append(known)
+                if _NAME.fullmatch(text) or _ipv6_or_none(text) is not None:
+                    brokers.append(text)
                 break
     return tuple(brokers[:MOST_BROKERS])
 
@@ -379,19 +378,20 @@ def _ipv6_text(text: str) -> str:
 
 
 def _ipv6(text: str) -> IPv6Address:
-    """Raises InvalidIPv6Address, also for zone ids."""
-    try:
-        # The RFC's own figures have addresses of eight groups that contain "::" all the same.
-        address = IPv6Address(text.replace("::", ":") if text.count(":") == 8 else text)
-    except AddressValueError:
-        raise InvalidIPv6Address from None
-    if address.scope_id is not None:
+    """Raises InvalidIPv6Address."""
+    address = _ipv6_or_none(text)
+    if address is None:
         raise InvalidIPv6Address
     return address
 
 
-def _or_none(read: Callable[[str], IPv6Address], text: str) -> IPv6Address | None:
-    try:
-        return read(text)
-    except InvalidIPv6Address:
-        return None
+def _ipv6_or_none(text: str) -> IPv6Address | None:
+    """None for what is no address, and for one with a zone id."""
+    # RFC 5572's own figures have addresses of eight groups that contain "::" all the same.
+    for spelling in (text, text.replace("::", ":")):
+        try:
+            address = IPv6Address(spelling)
+        except AddressValueError:
+            continue
+        return address if address.scope_id is None else None
+    return None

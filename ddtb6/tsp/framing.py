@@ -175,7 +175,8 @@ class Exchange:
             return Answer(header.raw + self._payload)
         poll = is_poll(text)
         if poll and header.sequence == self._polled:
-            return Answer(header.raw + self._chunk)
+            # The copy may be shorter than the poll that the chunk was cut for.
+            return Answer(header.raw + self._chunk) if len(self._chunk) <= self._room(octets) else _SILENT
         newest = self._polled if self._polled >= 0 else self._sequence
         if newest >= 0 and (header.sequence - newest) & _SEQUENCE_MASK >= _HALF_OF_SEQUENCES:
             return _SILENT
@@ -235,15 +236,17 @@ class Exchange:
         return Answer(header.raw + self._chunk)
 
     def _first_of(self, pieces: tuple[bytes, ...], octets: int) -> bytes:
-        """As much of the first piece as may answer a datagram of `octets`; the rest of all becomes the queue.
-
-        Even a bare poll is worth 72 octets of answer, so every answer gets on with it.
-        """
-        room = LARGEST_DATAGRAM - HEADER_OCTETS
-        if not self.proven:
-            room = min(room, AMPLIFICATION * (octets + self._overhead) - self._overhead - HEADER_OCTETS)
+        """As much of the first piece as may answer a datagram of `octets`; the rest of all becomes the queue."""
+        room = self._room(octets)
         piece, *rest = pieces
         if len(piece) > room:
             rest.insert(0, piece[room:])
         self._queue = tuple(rest)
         return piece[:room]
+
+    def _room(self, octets: int) -> int:
+        """Octets of payload that a datagram of `octets` may be answered with: for a bare poll at least 72."""
+        room = LARGEST_DATAGRAM - HEADER_OCTETS
+        if self.proven:
+            return room
+        return min(room, AMPLIFICATION * (octets + self._overhead) - self._overhead - HEADER_OCTETS)
