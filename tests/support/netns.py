@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
-SIOCETHTOOL = 0x8946
+SIOCETHTOOL, SIOCGIFHWADDR = 0x8946, 0x8927
 ETHTOOL_STXCSUM, ETHTOOL_SGSO, ETHTOOL_SGRO = 0x17, 0x24, 0x2C
 NETLINK_NETFILTER = 12
 DELETE_CONNTRACK = 1 << 8 | 2
@@ -125,6 +125,11 @@ class Namespace:
             for command in (ETHTOOL_STXCSUM, ETHTOOL_SGSO, ETHTOOL_SGRO):
                 value = ctypes.create_string_buffer(struct.pack("=II", command, 0))
                 fcntl.ioctl(handle, SIOCETHTOOL, struct.pack("16sP", device.encode(), ctypes.addressof(value)))
+
+    def hardware_address(self, device: str) -> bytes:
+        """The six octets that frames to `device` are addressed to."""
+        with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+            return fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s24x", device.encode()))[18:24]
 
     def masquerade(self, device: str, ports: str = "40000-59999") -> None:
         """Be an IPv4 NAT towards `device`; UDP and TCP get other source ports, so a NAT is always seen as one."""
