@@ -39,7 +39,7 @@ _AUTHENTICATE = re.compile(rb"AUTHENTICATE[ \t]+([A-Z0-9_-]{1,20})", re.IGNORECA
 _CONTENT_LENGTH = re.compile(rb"Content-length[ \t]*:[ \t]*([0-9]{1,9})[ \t]*\r?\n", re.IGNORECASE)
 _END_OF_VERSION = re.compile(rb"[\r\n\0]")
 _END_OF_LINE = re.compile(rb"\r?\n|\r\x08")
-_END_OF_SASL = re.compile(rb"(?:\r?\n|\r\x08)\0?\Z")
+_ENDS_OF_SASL = (b"\r\n", b"\n", b"\r\n\0", b"\n\0", b"\r\b", b"\r\b\0")
 _STATUS = re.compile(rb"([0-9]{3,4})(?:[ \t]+([^\r\n\0]*))?(?:\r?\n|\Z)")
 
 
@@ -71,7 +71,10 @@ def read_sasl(text: bytes) -> SaslResponse | Malformed:
     """
     if len(text) > LONGEST_SASL_LINE:
         return Malformed(AuthenticationFailed())
-    return SaslResponse(_END_OF_SASL.sub(b"", text))
+    for end in _ENDS_OF_SASL:
+        if text.endswith(end):
+            return SaslResponse(text[: -len(end)])
+    return SaslResponse(text)
 
 
 def read_command(text: bytes) -> Request:

@@ -35,7 +35,7 @@ LARGEST_DOCUMENT = 8192
 LARGEST_REPLY = 32768
 """Octets of what a broker sends: `MOST_BROKERS` with names of 254 octets."""
 MOST_TAGS = 256
-"""Start and end tags together; a list of `MOST_BROKERS` has 202."""
+"""Start and end tags together; a list of `MOST_BROKERS` has 202. Also the most attributes."""
 DEEPEST = 8
 """Elements inside each other; a create with a name server has 5."""
 MOST_NAME_SERVERS = 16
@@ -163,7 +163,10 @@ def _name_servers(router: etree._Element) -> tuple[str, ...]:
 
 
 def write_reply(offer: Offer) -> bytes:
-    """The ``info`` document that answers create and info, one line with its CR LF."""
+    """The ``info`` document that answers create and info, one line with its CR LF.
+
+    For tunnels of IPv6 in IPv4: an offer has no place for the inner IPv4 addresses of v4v6.
+    """
     parts = [
         f'<tunnel action="info" type="{offer.encapsulation.value}" lifetime="{offer.lifetime}"><server>',
         _written_pair(offer.server_outer, offer.server_inner),
@@ -186,11 +189,7 @@ def write_reply(offer: Offer) -> bytes:
 
 
 def _written_pair(outer: str, inner: IPv6Address) -> str:
-    if ":" in outer:
-        outer_kind, outer = "ipv6", _expanded(IPv6Address(outer))
-    else:
-        outer_kind = "ipv4"
-    return f'<address type="{outer_kind}">{outer}</address><address type="ipv6">{_expanded(inner)}</address>'
+    return f'<address type="ipv4">{outer}</address><address type="ipv6">{_expanded(inner)}</address>'
 
 
 def _expanded(address: IPv6Address) -> str:
@@ -323,7 +322,7 @@ def read_brokers(xml: bytes) -> tuple[str, ...]:
 def _parse(xml: bytes, largest: int) -> etree._Element:
     """The ``tunnel`` element of a document that has no more than TSP needs. Raises InvalidRequest."""
     xml = xml.removeprefix(b"\xef\xbb\xbf").strip(_BLANK)
-    if len(xml) > largest or xml.count(b"<") > MOST_TAGS:
+    if len(xml) > largest or xml.count(b"<") > MOST_TAGS or xml.count(b"=") > MOST_TAGS:
         raise InvalidRequest("Document too large")
     if b"<!" in xml or _FOREIGN_ENCODING.match(xml):
         raise InvalidRequest("Declarations, comments and encodings other than UTF-8 are refused")

@@ -223,6 +223,10 @@ class TestStream:
         reader.feed(data)
         assert reader.next(Phase.VERSION, idle=True) is None
 
+    def test_a_document_in_two_segments(self) -> None:
+        script = (b"Content-length: 35\r\n" + ACCEPT[:20], Phase.COMMAND), (ACCEPT[20:], Phase.COMMAND)
+        assert received(*script) == [None, Accept()]
+
     def test_a_pause_completes_nothing_else(self) -> None:
         reader = StreamReader()
         reader.feed(b"AUTHENTICATE PLAIN")
