@@ -27,7 +27,7 @@ PLANS = st.builds(
 
 
 def test_the_script_replaces_the_table_and_never_counts_tunnelled_packets() -> None:
-    lines = nft.script(PLAN).splitlines()
+    lines = [line.strip() for line in nft.script(PLAN).splitlines()]
     assert lines[:3] == ["add table inet ddtb6", "delete table inet ddtb6", "table inet ddtb6 {"]
     assert (
         "meta nfproto ipv6 udp dport { 3653, 3654 } @th,64,4 != 6 fib daddr type local "
@@ -51,6 +51,11 @@ def test_what_the_script_carries_is_found_in_a_listing(plan: Plan) -> None:
 
 def test_a_listing_is_read_with_its_counters() -> None:
     listing = """
+table inet ddtb60 {
+\tchain prerouting {
+\t\tudp dport 1 notrack comment "ddtb6: of another table"
+\t}
+}
 table inet ddtb6 {
 \tset sources4 {
 \t\ttype ipv4_addr
@@ -62,7 +67,13 @@ table inet ddtb6 {
 \t\tudp dport 1 fib daddr type local notrack comment "ddtb6: b"
 \t\tudp dport 1 accept comment "somebody's"
 \t}
-}"""
+}
+table inet somebody {
+\tchain prerouting {
+\t\tudp dport 1 notrack comment "ddtb6: of another table"
+\t}
+}
+"""
     assert nft.found_in(listing) == [Found("ddtb6: a", 17), Found("ddtb6: b")]
 
 
