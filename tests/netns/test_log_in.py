@@ -78,7 +78,7 @@ def test_line_endings_and_versions(world: World, wire: str, version: str, ending
 @pytest.mark.parametrize("wire", ["udp", "tcp"])
 def test_a_client_of_2_0_0_that_hashes_up_to_the_first_zero_octet(world: World, wire: str) -> None:
     secrets = ((each, hashlib.md5(f"dave:ddtb6:{each}".encode()).digest()) for each in map(str, range(10000)))
-    password = next(each for each, secret in secrets if b"\0" in secret[:8])
+    password = next(each for each, secret in secrets if secret.find(0) >= 8)
     world.broker.tool("user", "passwd", "dave", "--password-stdin", stdin=f"{password}\n")
     for version in ("2.0.0", "2.0.2"):
         client = Client(getattr(world, wire)(), version=version)
@@ -205,13 +205,13 @@ def test_an_account_gets_the_same_addresses_every_time(world: World) -> None:
     assert IPv6Address(address) not in IPv6Network(prefix)
 
 
-def test_version_again_on_the_same_port_begins_anew_and_takes_the_old_tunnel_down(world: World) -> None:
+def test_version_again_on_the_port_of_a_tunnel_begins_anew_and_leaves_the_tunnel_until_the_log_in(world: World) -> None:
     wire, offer = world.broker.log_in(world.net.client, "bob", PASSWORD)
     assert carries(wire, offer)
     wire.sequence = 0xF0
     client = Client(wire)
     client.greet()
-    assert not carries(wire, offer, tries=1)
+    assert carries(wire, offer), "whoever writes this one datagram with a false source takes the tunnel down"
     client.authenticate("PLAIN", "bob", PASSWORD)
     again = client.create(prefix_length=56)
     client.accept()
@@ -230,7 +230,7 @@ def test_version_again_on_the_same_port_begins_anew_and_takes_the_old_tunnel_dow
         ("PLAIN", {"prefix_length": 49}, {507, 518}),
         ("PLAIN", {"prefix_length": 52}, {507}),
         ("PLAIN", {"type": "v6v4"}, {303}),
-        ("PLAIN", {"type": "v4v6"}, {303}),
+        ("PLAIN", {"type": "v4v6", "address": "2001:db8:f::2"}, {303}),
         ("PLAIN", {"type": "v6v6"}, {303, 500}),
         ("PLAIN", {"address": "10.66.1.256"}, {501}),
         ("PLAIN", {"address": "carrot"}, {501}),

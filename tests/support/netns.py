@@ -131,8 +131,11 @@ class Namespace:
         with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
             return fcntl.ioctl(handle, SIOCGIFHWADDR, struct.pack("16s24x", device.encode()))[18:24]
 
-    def masquerade(self, device: str, ports: str = "40000-59999") -> None:
-        """Be an IPv4 NAT towards `device`; UDP and TCP get other source ports, so a NAT is always seen as one."""
+    def masquerade(self, device: str, ports: str = "20000-29999") -> None:
+        """Be an IPv4 NAT towards `device`.
+
+        UDP and TCP get source ports that no system picks by itself, so a NAT is always seen as one.
+        """
         self.sysctl("net/ipv4/ip_forward", 1)
         rules = f"""
             table ip nat {{

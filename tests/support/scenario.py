@@ -123,11 +123,13 @@ class Broker:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, deadline: float = 20) -> int:
-        """SIGTERM; returns the exit status."""
+    def stop(self, deadline: float = 20) -> None:
+        """SIGTERM; fails unless it ends by that, at once and well."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(deadline)
+        status = self.process.wait(deadline)
+        # Twisted ends with the signal it got, once it has stopped everything; before 22.10 with 0.
+        assert status in (0, -signal.SIGTERM), f"exit status {status}:\n{self.log()}"
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
@@ -169,7 +171,8 @@ class Broker:
 
     def sessions(self, user: str | None = None) -> list[dict[str, Any]]:
         """Live sessions, of one user or of all."""
-        return [each for each in self.ask("session", "list") if user in (None, each["user"])]
+        listed: list[dict[str, Any]] = self.ask("session", "list", *(["--user", user] if user else []))["sessions"]
+        return listed
 
     def status(self, path: str = "/status.json") -> str:
         """A page of the status server."""

@@ -194,7 +194,7 @@ def create_document(
 ) -> bytes:
     """The create request of gogoCLIENT 1.2, to the octet."""
     lines = [f'<tunnel action="create" type="{type}" proxy="no">', " <client>"]
-    lines.append(f'  <address type="ipv4">{address}</address>')
+    lines.append(f'  <address type="{"ipv6" if ":" in address else "ipv4"}">{address}</address>')
     if keepalive is not None:
         lines += [f'  <keepalive interval="{keepalive}">', '    <address type="ipv6">::</address>', "  </keepalive>"]
     if prefix_length is not None:
