@@ -56,6 +56,10 @@ DATABASE = "ddtb6.sqlite"
 """File name in the state directory."""
 
 
+FIREWALL_STATUS_AGE = 30.0
+"""Seconds for which what was read of the kernel's rules is shown again: reading takes milliseconds, nft a process."""
+
+
 class SystemClock:
     """The two clocks of this machine."""
 
@@ -157,7 +161,7 @@ class BrokerService(Service):
                 listening=tuple(self._listening),
                 data_plane=plane.name,
                 data_plane_reason=choice.reason,
-                firewall=firewall,
+                firewall=firewall(),
                 encapsulations=tuple(each.value for each in broker.capability.encapsulations),
                 mechanisms=policy.mechanisms,
                 negotiations=len(udp) + len(tcp),
@@ -168,7 +172,7 @@ class BrokerService(Service):
         await self._listen_web(overview, control)
         self._every_second(broker.tick, udp.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
-        self.log.info("{firewall}", firewall=firewall)
+        self.log.info("{firewall}", firewall=firewall())
         self.log.info("ddtb6 {version} serves {places}", version=__version__, places=", ".join(self._listening))
 
     # --- parts ----------------------------------------------------------------------------------------------------
@@ -272,28 +276,29 @@ class BrokerService(Service):
             self._reactor, self._clock, config.dataplane.device, pools, config.tunnel.mtu, own_outer_addresses()
         )
 
-    def _raise_firewall(self) -> str:
-        """Apply the firewall; whatever hinders it is one warning. Returns what holds, as a sentence."""
+    def _raise_firewall(self) -> Callable[[], str]:
+        """Apply the firewall; whatever hinders it is one warning. Returns what says what holds, as a sentence."""
         config = self.config
         backend, why = choose_firewall(config.firewall.backend)
         if backend is None:
             if config.firewall.backend != "none":
                 self.log.warn("{why}", why=why)
-            return why
-        plan = Plan(
-            device=config.dataplane.device,
-            udp_ports=tuple(sorted({each.port for each in config.listen.udp})),
-            tcp_ports=tuple(sorted({each.port for each in config.listen.tcp})),
-            mtu=config.tunnel.mtu,
-            rate=config.firewall.signalling_rate,
-        )
+            return lambda: why
         try:
+            plan = Plan(
+                device=config.dataplane.device,
+                udp_ports=tuple(each.port for each in config.listen.udp),
+                tcp_ports=tuple(each.port for each in config.listen.tcp),
+                mtu=config.tunnel.mtu,
+                rate=config.firewall.signalling_rate,
+            )
             backend.apply(plan)
         except FirewallError as error:
-            self.log.warn("no firewall rules: {error}", error=error)
-            return f"No firewall rules: {error}"
+            without = f"No firewall rules: {error}"
+            self.log.warn("{without}", without=without)
+            return lambda: without
         self._stopping.append(backend.remove)
-        return backend.status()
+        return _remembered(backend.status, self._clock, FIREWALL_STATUS_AGE)
 
     def _every_second(self, work: Callable[[], Coroutine[Any, Any, None]], rest: Callable[[], None]) -> None:
         """One round after the other, never two at once."""
@@ -308,6 +313,23 @@ class BrokerService(Service):
                 self._reactor.callLater(1.0, lambda: Deferred.fromCoroutine(round_()))
 
         Deferred.fromCoroutine(round_())
+
+
+def _remembered(read: Callable[[], str], clock: SystemClock, age: float) -> Callable[[], str]:
+    """`read`, asked again only when its answer is `age` seconds old."""
+    text, taken = "", -age
+
+    def recent() -> str:
+        nonlocal text, taken
+        if clock.monotonic() - taken >= age:
+            try:
+                text = read()
+            except FirewallError as error:
+                text = f"The firewall rules cannot be read: {error}"
+            taken = clock.monotonic()
+        return text
+
+    return recent
 
 
 def _as_deferred(undo: Callable[[], Any]) -> Callable[[], Any]:

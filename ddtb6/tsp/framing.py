@@ -18,7 +18,8 @@ Network byte order. Clients from before 2005 on little-endian machines send both
 moves the 0xF nibble to the fourth octet.
 
 Invariants: a request is never handed on twice; every datagram that is answered is answered under its own header; a
-peer that has not proved that it receives gets at most `AMPLIFICATION` times what it sent, counted on the wire.
+peer that has not proved that it receives gets at most `AMPLIFICATION` times what it sent, both counted on the wire and
+over the whole exchange (as RFC 9000 section 8.1 does).
 Not here: what the text says (`codec`), the client's retransmission, which peers have an exchange (`transport`).
 """
 
@@ -134,9 +135,9 @@ class Exchange:
     """
 
     __slots__ = (
+        "_allowance",
         "_chunk",
         "_header",
-        "_octets",
         "_opening",
         "_overhead",
         "_payload",
@@ -155,7 +156,7 @@ class Exchange:
         self._text = 0  # hash of its text, all that telling copies apart needs
         self._payload = b""  # what it was answered with
         self._header: bytes | None = None  # of its newest copy while it is worked on, else None
-        self._octets = 0  # size of its datagram
+        self._allowance = 0  # octets on the wire that may still be sent while it has not proved that it receives
         self._polled = -1  # sequence of the latest poll since then; -1 for none
         self._chunk = b""  # what that was answered with
         self._queue: tuple[bytes, ...] = ()  # what polls will fetch
@@ -167,21 +168,21 @@ class Exchange:
 
     def receive(self, header: Header, text: bytes, octets: int) -> Arrival:
         """Judge one signalling datagram of `octets` octets."""
+        self._allowance += AMPLIFICATION * (octets + self._overhead)
         # 4.3: a retransmission keeps its sequence. Some clients never count on, so the text must be the same, too.
         if header.sequence == self._sequence and hash(text) == self._text:
             if self._header is not None:
                 self._header = header.raw
                 return _SILENT
-            return Answer(header.raw + self._payload)
+            return self._again(header, self._payload)
         poll = is_poll(text)
         if poll and header.sequence == self._polled:
-            # The copy may be shorter than the poll that the chunk was cut for.
-            return Answer(header.raw + self._chunk) if len(self._chunk) <= self._room(octets) else _SILENT
+            return self._again(header, self._chunk)
         newest = self._polled if self._polled >= 0 else self._sequence
         if newest >= 0 and (header.sequence - newest) & _SEQUENCE_MASK >= _HALF_OF_SEQUENCES:
             return _SILENT
         if poll:
-            return self._answer_poll(header, octets)
+            return self._answer_poll(header)
         if self._header is not None:
             return _SILENT
         self._opening = header if self._sequence < 0 else None
@@ -189,7 +190,6 @@ class Exchange:
         self._text = hash(text)
         self._payload = b""
         self._header = header.raw
-        self._octets = octets
         self._polled = -1
         self._chunk = b""
         self._queue = ()
@@ -203,7 +203,7 @@ class Exchange:
         header = self._header
         assert header is not None, "a reply answers a Fresh arrival, and only once"
         self._header = None
-        self._payload = self._first_of((payload, *self._queue), self._octets)
+        self._payload = self._first_of((payload, *self._queue))
         return header + self._payload
 
     def followup(self, payload: bytes) -> None:
@@ -226,27 +226,40 @@ class Exchange:
             or hash(text) != self._text
         )
 
-    def _answer_poll(self, header: Header, octets: int) -> Answer:
+    def _again(self, header: Header, payload: bytes) -> Arrival:
+        """The answer to a copy, unless the peer has had its share."""
+        if len(payload) > self._room():
+            return _SILENT
+        self._spend(payload)
+        return Answer(header.raw + payload)
+
+    def _answer_poll(self, header: Header) -> Answer:
         self._polled = header.sequence
         self._chunk = b""
         if self._sequence >= 0:
             self._opening = None
         if self._header is None and self._queue:
-            self._chunk = self._first_of(self._queue, octets)
+            self._chunk = self._first_of(self._queue)
+        else:
+            self._spend(b"")
         return Answer(header.raw + self._chunk)
 
-    def _first_of(self, pieces: tuple[bytes, ...], octets: int) -> bytes:
-        """As much of the first piece as may answer a datagram of `octets`; the rest of all becomes the queue."""
-        room = self._room(octets)
+    def _first_of(self, pieces: tuple[bytes, ...]) -> bytes:
+        """As much of the first piece as may be sent now; the rest of all becomes the queue."""
+        room = self._room()
         piece, *rest = pieces
         if len(piece) > room:
             rest.insert(0, piece[room:])
         self._queue = tuple(rest)
+        self._spend(piece[:room])
         return piece[:room]
 
-    def _room(self, octets: int) -> int:
-        """Octets of payload that a datagram of `octets` may be answered with: for a bare poll at least 72."""
+    def _room(self) -> int:
+        """Octets of payload that may be sent now. The datagram just received is worth 72 at least."""
         room = LARGEST_DATAGRAM - HEADER_OCTETS
         if self.proven:
             return room
-        return min(room, AMPLIFICATION * (octets + self._overhead) - self._overhead - HEADER_OCTETS)
+        return min(room, self._allowance - self._overhead - HEADER_OCTETS)
+
+    def _spend(self, payload: bytes) -> None:
+        self._allowance -= self._overhead + HEADER_OCTETS + len(payload)
