@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`ddtb6 doctor`: what on this machine would stop the broker from working, and the remedy.
+
+Each check looks at one thing, changes nothing, and gives a `Finding`. A fail means that the broker would not start, or
+that its clients would reach nothing; a warning, that something is probably not as it was meant.
+Not here: what is wrong with the configuration in itself (`config`, `cli.check`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import errno
+import os
+import socket
+import sqlite3
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib import metadata
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import NamedTuple
+
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.pool import Pool
+from ddtb6.cli import output
+from ddtb6.config import ConfigError, cautions, load
+from ddtb6.web.control import ControlError
+from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
+
+PYTHON = (3, 11)
+LIBRARIES = {
+    "twisted": (22, 4),
+    "pyroute2": (0, 7, 2),
+    "sqlite-utils": (3, 30),
+    "lxml": (4, 9, 2),
+    "jinja2": (3, 1, 2),
+}
+"""The oldest releases that the daemon is tested with: those of Debian 12."""
+SANE_YEARS = range(2025, 2100)
+CONNTRACK_FLOOR = 32768
+"""Entries of the connection tracking table below which a storm of log-ins may fill it."""
+
+
+class State(enum.Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Finding(NamedTuple):
+    """What a check found."""
+
+    name: str
+    state: State
+    sentence: str
+    remedy: str = ""
+    """What to do; empty where all is well."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    output.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    findings = list(examine(arguments.config))
+    failed = any(each.state is State.FAIL for each in findings)
+    if arguments.json:
+        output.print_json([{**each._asdict(), "state": each.state.value} for each in findings])
+        return int(failed)
+    for finding in findings:
+        print(f"{finding.state.value:<4}  {finding.name}: {output.safe(finding.sentence)}")
+        if finding.remedy:
+            print(f"      {output.safe(finding.remedy)}")
+    warned = sum(each.state is State.WARN for each in findings)
+    print()
+    if failed:
+        print("The broker cannot work here before what is marked fail is mended.")
+    else:
+        print(f"The broker can work here{f'; there are {warned} warnings' if warned else ''}.")
+        print(f"Next: ddtb6 --config {arguments.config} status, or twistd -n ddtb6 --config {arguments.config}")
+    return int(failed)
+
+
+def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
+    """All checks, with the configuration at `path`; /proc is looked for below `root`."""
+    yield python()
+    yield from (library(name, floor) for name, floor in LIBRARIES.items())
+    yield clock(datetime.now(UTC))
+    try:
+        config = load(path)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("configuration", State.FAIL, str(problem), f"Edit {path}; ddtb6 check reads it again.")
+        return
+    yield Finding("configuration", State.OK, f"{path} has no errors.")
+    for caution in cautions(config):
+        yield Finding("configuration", State.WARN, str(caution), f"Edit {path}, if that is not meant.")
+    yield from status_page(config.web.listen)
+    yield state_directory(config.server.state)
+    yield database(config.server.database)
+    running, finding = daemon(config.server.control)
+    yield finding
+    for carrier, kind in (("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)):
+        for endpoint in getattr(config.listen, carrier):
+            yield port(carrier, kind, endpoint, running)
+    yield data_plane(config.dataplane.kind)
+    yield firewall(config.firewall.backend)
+    yield forwarding(root)
+    yield upstream(root)
+    yield from neighbours(config.pools.values(), config.dataplane.device, root)
+    yield from connection_tracking(root)
+
+
+# --- software -----------------------------------------------------------------------------------------------------
+
+
+def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    text = ".".join(map(str, version))
+    if version < PYTHON:
+        return Finding("python", State.FAIL, f"Python {text} is too old.", "Install Python 3.11 or later.")
+    return Finding("python", State.OK, f"Python {text}.")
+
+
+def library(name: str, floor: tuple[int, ...]) -> Finding:
+    needed = ".".join(map(str, floor))
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(
+            name, State.FAIL, "It is not installed.", f"pip install '{name}>={needed}', or Debian's package."
+        )
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+    if numbers < floor:
+        return Finding(name, State.FAIL, f"Release {version} is too old.", f"Install {needed} or later.")
+    return Finding(name, State.OK, f"Release {version}.")
+
+
+def clock(now: datetime) -> Finding:
+    if now.year not in SANE_YEARS:
+        return Finding(
+            "clock",
+            State.FAIL,
+            f"It is set to the year {now.year}; leases and sessions would be written down with false times.",
+            "Set it, and keep it right: apt install systemd-timesyncd, or chrony.",
+        )
+    return Finding("clock", State.OK, f"{now:%Y-%m-%d %H:%M:%SZ}.")
+
+
+# --- what the daemon opens ----------------------------------------------------------------------------------------
+
+
+def status_page(listen: str) -> Iterator[Finding]:
+    if not listen:
+        return
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        serverFromString(None, listen)
+    except Exception as error:  # each endpoint type raises what it likes
+        yield Finding(
+            "status page",
+            State.FAIL,
+            f'web.listen: "{listen}" is not an endpoint that Twisted understands ({error}).',
+            'Write it like "tcp:port=8653:interface=127.0.0.1".',
+        )
+
+
+def state_directory(path: Path) -> Finding:
+    name = "state"
+    remedy = f"install -d -m 750 -o USER-OF-THE-DAEMON {path}"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return Finding(name, State.FAIL, f"The directory {path} cannot be used: {error.strerror}.", remedy)
+    if not stat.S_ISDIR(mode):
+        return Finding(name, State.FAIL, f"{path} is not a directory.", remedy)
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding(
+            name, State.FAIL, f"The directory {path} is not writable for you.", "Run this as the daemon's user."
+        )
+    if mode & stat.S_IWOTH:
+        return Finding(name, State.WARN, f"Everybody may write to {path}.", f"chmod o-rwx {path}")
+    return Finding(name, State.OK, f"{path} is writable.")
+
+
+def database(path: Path) -> Finding:
+    from ddtb6.store.database import APPLICATION_ID, STEPS
+
+    name = "database"
+    if not path.exists():
+        return Finding(name, State.OK, f"{path} does not exist yet; the daemon makes it.")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)) as connection:
+            application, version = (
+                connection.execute(f"PRAGMA {each}").fetchone()[0] for each in ("application_id", "user_version")
+            )
+            damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        remedy = "Run this as root or as the daemon's user; if it is damaged, put a backup in its place."
+        return Finding(name, State.FAIL, f"{path} cannot be read: {error}.", remedy)
+    if application != APPLICATION_ID:
+        return Finding(name, State.FAIL, f"{path} is not a database of ddtb6.", "Move it away; the daemon makes one.")
+    if version > len(STEPS):
+        sentence = f"{path} was written by a newer ddtb6 (schema {version}, known here is {len(STEPS)})."
+        return Finding(name, State.FAIL, sentence, f"Install that release again, or go back to {path}.backup-v*.")
+    if damage != "ok":
+        return Finding(name, State.FAIL, f"{path} is damaged: {damage}.", "Put a backup in its place.")
+    return Finding(name, State.OK, f"{path} is readable, schema {version}.")
+
+
+def daemon(path: Path) -> tuple[bool, Finding]:
+    """Whether our daemon runs, and what there is to say."""
+    name = "daemon"
+    try:
+        view = ControlClient(path, timeout=5).call("overview")
+    except NotRunning:
+        return False, Finding(name, State.OK, f"It is not running (nobody listens on {path}).")
+    except NotPermitted as error:
+        return False, Finding(name, State.WARN, f"It may be running: {error}.", "Run this as root.")
+    except ControlError as error:
+        remedy = "Look at its log, and whether server.control names the right socket."
+        return False, Finding(name, State.FAIL, f"It does not answer as it should: {error}.", remedy)
+    return True, Finding(name, State.OK, f"It is running, version {view['version']}.")
+
+
+def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: bool) -> Finding:
+    """`running`: our own daemon is, and may be the one that has the port."""
+    name = f"{carrier} {endpoint}"
+    family = socket.AF_INET6 if endpoint.family == 6 else socket.AF_INET
+    try:
+        with socket.socket(family, kind) as probe:
+            if kind is socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(tuple(endpoint))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and running:
+            return Finding(name, State.OK, "Our daemon has it.")
+        remedy = {
+            errno.EADDRINUSE: f"See who has it with ss -lpn 'sport = :{endpoint.port}', or change listen.{carrier}.",
+            errno.EADDRNOTAVAIL: f"Give this machine the address, or change listen.{carrier}.",
+            errno.EAFNOSUPPORT: f"Turn IPv6 on, or take the address out of listen.{carrier}.",
+            errno.EACCES: "Ports below 1024 need root or CAP_NET_BIND_SERVICE.",
+        }.get(error.errno or 0, f"Change listen.{carrier}.")
+        return Finding(name, State.FAIL, f"It cannot be opened: {error.strerror}.", remedy)
+    return Finding(name, State.OK, "It is free.")
+
+
+def data_plane(kind: str) -> Finding:
+    from ddtb6.broker.ports import DataPlaneError
+    from ddtb6.dataplane.choose import choose
+
+    try:
+        choice = choose(kind)
+    except DataPlaneError as error:
+        return Finding("data plane", State.FAIL, f"None can be had: {error}.", "Mend that, or change dataplane.kind.")
+    return Finding("data plane", State.OK, f"{choice.kind}: {choice.reason}.")
+
+
+def firewall(backend: str) -> Finding:
+    from ddtb6.firewall.choose import choose
+
+    choice = choose(backend)
+    if choice.backend is None and backend != "none":
+        return Finding("firewall", State.WARN, choice.why, "The broker works without, but less well.")
+    return Finding("firewall", State.OK, choice.why)
+
+
+# --- the network --------------------------------------------------------------------------------------------------
+
+
+def forwarding(root: Path) -> Finding:
+    name = "forwarding"
+    value = _read(root / "proc/sys/net/ipv6/conf/all/forwarding")
+    if value is None:
+        return Finding(name, State.FAIL, "This kernel has no IPv6.", "Boot without ipv6.disable=1.")
+    if _read(root / "proc/sys/net/ipv6/conf/all/disable_ipv6") == "1":
+        return Finding(name, State.FAIL, "IPv6 is turned off.", "sysctl net.ipv6.conf.all.disable_ipv6=0")
+    if value == "0":
+        return Finding(
+            name,
+            State.FAIL,
+            "IPv6 forwarding is off: clients would reach this machine and nothing else.",
+            "sysctl net.ipv6.conf.all.forwarding=1 (and accept_ra=2 on an uplink that gets its route by advertisement)",
+        )
+    return Finding(name, State.OK, "IPv6 forwarding is on.")
+
+
+def upstream(root: Path) -> Finding:
+    """Is there a default route to somewhere? Each line: destination, its length, ..., device."""
+    for line in (_read(root / "proc/net/ipv6_route") or "").splitlines():
+        fields = line.split()
+        if len(fields) >= 10 and fields[:2] == ["0" * 32, "00"] and fields[9] != "lo":
+            return Finding("upstream", State.OK, f"The IPv6 default route leaves by {fields[9]}.")
+    return Finding(
+        "upstream",
+        State.WARN,
+        "There is no IPv6 default route: clients would not reach the Internet.",
+        "Fine for a trial; else see to this machine's own IPv6 first.",
+    )
+
+
+def neighbours(pools: Iterable[Pool], device: str, root: Path) -> Iterator[Finding]:
+    """Networks on other devices that lie inside of a pool. Each line: address, index, prefix length, ..., device."""
+    taken = []
+    for line in (_read(root / "proc/net/if_inet6") or "").splitlines():
+        address, _, length, *_, name = line.split()
+        if name not in (device, "lo"):
+            taken.append((IPv6Network((int(address, 16), int(length, 16)), strict=False), name))
+    for pool in pools:
+        for network, name in taken:
+            if pool.block.overlaps(network):
+                yield Finding(
+                    f"pool {pool.name}",
+                    State.FAIL,
+                    f"{pool.block} overlaps {network}, which is on {name}; packets would go the wrong way.",
+                    f"Give the pool a block of its own, or take the address off {name}.",
+                )
+
+
+def connection_tracking(root: Path) -> Iterator[Finding]:
+    """A table that is too small drops packets of strangers and clients alike."""
+    folder = root / "proc/sys/net/netfilter"
+    largest, count = _read(folder / "nf_conntrack_max"), _read(folder / "nf_conntrack_count")
+    if not (largest and largest.isdecimal() and count and count.isdecimal()):
+        return
+    name = "connection tracking"
+    remedy = "Let the firewall part of ddtb6 exempt the signalling port, or raise net.netfilter.nf_conntrack_max."
+    if int(count) > 0.8 * int(largest):
+        yield Finding(name, State.WARN, f"{count} of {largest} entries are in use; packets will be dropped.", remedy)
+    elif int(largest) < CONNTRACK_FLOOR:
+        yield Finding(name, State.WARN, f"The table holds only {largest} entries.", remedy)
+    else:
+        yield Finding(name, State.OK, f"{count} of {largest} entries are in use.")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("ascii", "replace").strip()
+    except OSError:
+        return None
