@@ -26,7 +26,7 @@ _MASKS = tuple(((1 << length) - 1) << (128 - length) for length in _LENGTHS)
 _STARTS = f"start IN ({', '.join('?' * len(_LENGTHS))})"
 
 _OF_OWNER = f"SELECT {_COLUMNS} FROM lease WHERE owner = ?"
-_HELD_BY = f"SELECT {_COLUMNS} FROM lease WHERE owner = ? AND released IS NULL"
+_HELD_BY = f"SELECT {_COLUMNS} FROM lease WHERE owner = ? AND released IS NULL ORDER BY granted, start"
 _RESTED = "SELECT start FROM lease WHERE pool = ? AND released <= ? ORDER BY released LIMIT 1"
 # In the order of addresses from the last piece that begins at or before the first one asked about.
 _TAKEN = """
