@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 from support.capabilities import need_tun
 from support.netns import Lab, wait_until
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
@@ -221,15 +224,25 @@ def memory_rig() -> Iterator[Rig]:
 
 
 @contextlib.contextmanager
+def private_reactor() -> Iterator[EPollReactor]:
+    """A reactor that is turned by hand (`iterate`), and must have nothing of ours left to read in the end."""
+    reactor = EPollReactor()
+    try:
+        yield reactor
+        assert reactor.getReaders() == [reactor.waker]
+    finally:
+        for each in (*reactor.removeAll(), reactor.waker):
+            each.connectionLost(Failure(ConnectionDone()))
+        reactor._poller.close()
+
+
+@contextlib.contextmanager
 def tun_rig() -> Iterator[Rig]:
     """host (2001:db8:f::2) -- veth -- broker (2001:db8:f::1, the TUN device)."""
     need_tun()
-    from twisted.internet.epollreactor import EPollReactor
-
-    reactor = EPollReactor()
     clock = SetClock()
-    plane = TunPlane(reactor, clock, "ddtb6", POOLS, DEVICE_MTU, [OWN])
-    with Lab() as lab, contextlib.ExitStack() as stack:
+    with private_reactor() as reactor, Lab() as lab, contextlib.ExitStack() as stack:
+        plane = TunPlane(reactor, clock, "ddtb6", POOLS, DEVICE_MTU, [OWN])
         broker, host = lab.namespace("broker"), lab.namespace("host")
         broker.sysctl("net/ipv6/conf/all/forwarding", 1)
         broker.sysctl("net/ipv6/icmp/ratelimit", 0)
@@ -263,10 +276,6 @@ def tun_rig() -> Iterator[Rig]:
         finally:
             with broker.inside():
                 drive(plane.stop())
-            assert not reactor.getReaders() or reactor.getReaders() == [reactor.waker]
-            for each in reactor.removeAll():
-                each.connectionLost(None)
-            reactor._poller.close()
 
 
 RIGS: dict[str, Callable[[], contextlib.AbstractContextManager[Rig]]] = {"memory": memory_rig, "tun": tun_rig}
