@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.application.service import IService
+from twisted.application.service import Service
 from twisted.python import usage
 
 from ddtb6 import __version__
@@ -39,7 +39,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"the configuration {path} cannot be used:\n{error}") from None
 
 
-def makeService(options: Options) -> IService:
+def makeService(options: Options) -> Service:
     """The broker as a service."""
     # Importing `app` installs the reactor, which twistd has done itself by now and not yet when it imports this module.
     from ddtb6.app import make_service
