@@ -16,7 +16,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # command=package. The broker itself starts nothing but nft, and that only where it is present.
 RUN_PACKAGES := nft=nftables
-TEST_PACKAGES := $(RUN_PACKAGES) ip=iproute2 iptables=iptables tcpdump=tcpdump ethtool=ethtool gsasl=gsasl
+DEMO_PACKAGES := $(RUN_PACKAGES) ip=iproute2 nsenter=util-linux
+TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl
 
 # Install the packages in $missing; without root or apt, name them and go on.
 define install
@@ -51,6 +52,9 @@ run: $(READY)  ## run the broker in the foreground with the development configur
 	  || { echo "run: adding the account demo with the password demo"; \
 	       echo demo | $(BIN)/ddtb6 --config $(CONFIG) user add demo --password-stdin; }
 	@echo "run: starting the broker with $(CONFIG); Ctrl-C ends it"
+	@echo "run: the account is demo, the password demo; a client on another machine logs in with"
+	@echo "run:   ddtb6 connect --server ADDRESS-OF-THIS-MACHINE --user demo --prefix-length 56"
+	@echo "run: here, in another terminal: $(BIN)/ddtb6 --config $(CONFIG) status   (or http://127.0.0.1:8653/)"
 	@exec $(BIN)/twistd -n --pidfile= ddtb6 --config $(CONFIG)
 
 test: static  ## lint, types, layering and every test
@@ -70,11 +74,11 @@ static: $(READY)
 	@$(BIN)/lint-imports
 
 demo: $(READY)  ## a client behind a NAT logs in, pings and transfers, in network namespaces on this machine (needs root)
-	@$(call packages,$(TEST_PACKAGES))
+	@$(call packages,$(DEMO_PACKAGES))
 	@$(BIN)/python tests/demo.py
 
 bench: $(READY)  ## measure log-ins per second, memory, start-up and throughput, and print a table
-	@$(call packages,$(TEST_PACKAGES))
+	@$(call packages,$(DEMO_PACKAGES))
 	@$(BIN)/python -m bench
 
 clean:  ## remove the virtual environment, caches, built files and the development state

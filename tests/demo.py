@@ -22,9 +22,9 @@ USER, DEMO_PASSWORD = "demo", "demo"
 MEGABYTES = 20
 
 NETWORK = f"""
-  laptop ----------- home router ----------- broker ----------- web server
-  10.66.1.2           NAT {NAT_OUTER}       {BROKER_OUTER}        {HOST}
-  (IPv4 only)                               (IPv4 and IPv6)    (IPv6 only)
+  laptop ------------ home router --------- broker ---------- web server
+  10.66.1.2           NAT, {NAT_OUTER}       {BROKER_OUTER}       {HOST}
+  (only IPv4)                               (IPv4 and IPv6)   (only IPv6)
 """
 
 
@@ -72,17 +72,19 @@ def show(net: Internet, broker: Broker, directory: Path) -> None:
     say(f"  After {time.monotonic() - began:.1f} s it has the address {address} and, for its LAN, {session['prefix']}.")
     say(f"  The broker sees it at {session['remote']}, through the NAT, logged in by {session['mechanism']}.")
 
-    step("The status page, http://127.0.0.1:8653/ at the broker, says:")
-    overview = json.loads(broker.status())
-    activity = overview["activity"]
-    say(f"  version {overview['version']}, data plane {overview['data_plane']}, {activity['sessions']} session")
-    for pool in activity["pools"]:
-        say(f"  pool {pool['name']}: {pool['held']} of {pool['capacity']} given out, out of {pool['block']}")
-
     step(f"The laptop fetches {MEGABYTES} MB from the web server, then sends {MEGABYTES} MB; every octet is checked:")
     down = transfer(net.host, net.client, str(address), MEGABYTES * 1_000_000)
     up = transfer(net.client, net.host, HOST, MEGABYTES * 1_000_000)
     say(f"  down {MEGABYTES / down:.1f} MB/s, up {MEGABYTES / up:.1f} MB/s, nothing lost or changed")
+
+    step("The status page, http://127.0.0.1:8653/ at the broker, says:")
+    overview = json.loads(broker.status())
+    activity = overview["activity"]
+    say(f"  version {overview['version']}, data plane {overview['data_plane']}: {overview['data_plane_reason']}")
+    say(f"  live sessions: {activity['sessions']}, log-ins: {activity['logins']}")
+    for pool in activity["pools"]:
+        if pool["held"]:
+            say(f"  pool {pool['name']}, {pool['block']}: {pool['held']} given out")
 
     step(f"The laptop pings the web server: ping {HOST}")
     for _ in range(3):

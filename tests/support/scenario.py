@@ -226,12 +226,14 @@ class Connection:
         self.server = server
         self.log_file = directory / f"connect-{user}.log"
         self.process: subprocess.Popen[Any] | None = None
+        self._before = 0
 
     def start(self) -> None:
+        self._before = len(self.log())
         with self.log_file.open("ab") as log:
             self.process = self.space.spawn(
                 PROGRAMS / "ddtb6", "connect", "--server", self.server, "--user", self.user, "--password-stdin",
-                "--device", self.device, *self.options,
+                "--json", "--device", self.device, *self.options,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         assert self.process.stdin is not None
@@ -249,21 +251,29 @@ class Connection:
                     return IPv6Address(each["local"])
         return None
 
-    def wait_up(self, deadline: float = 20) -> IPv6Address:
-        """Wait for the tunnel's address and return it."""
+    def events(self) -> list[dict[str, Any]]:
+        """What the client has reported since it was started."""
+        return [json.loads(line) for line in self.log()[self._before :].splitlines() if line.startswith("{")]
 
-        def up() -> IPv6Address | None:
+    def wait_up(self, deadline: float = 20) -> IPv6Address:
+        """Wait until the client says that its tunnel is up; returns the address on the device."""
+
+        def up() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"the client ended:\n{self.log()}"
-            return self.address()
+            names = [event["event"] for event in self.events() if event["event"] in ("up", "changed", "lost")]
+            return bool(names) and names[-1] != "lost"
 
         try:
-            return wait_until(up, "the client's address", deadline)  # type: ignore[return-value]
+            wait_until(up, "the tunnel", deadline)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
+        address = self.address()
+        assert address is not None
+        return address
 
     def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def stop(self, number: int = signal.SIGTERM, deadline: float = 10) -> int:
         assert self.process is not None
