@@ -18,7 +18,7 @@ REPLY_TIMEOUT = 5.0
 """Seconds that one echo is waited for."""
 LOSSES = 3
 """Consecutive echoes without reply after which the tunnel counts as dead."""
-SHORTEST_INTERVAL = 5
+SHORTEST_INTERVAL = 1
 """Seconds; what a broker asks for below that is raised to it."""
 LONGEST_INTERVAL = 86400
 """Seconds; what a broker asks for above that is lowered to it."""

@@ -78,8 +78,8 @@ class Event:
     """Something a person or a script wants to know."""
 
     name: str
-    """Stable, for scripts: asking, refused, no-answer, redirected, waiting, up, changed, hint, lost, down, info,
-    deleted, failed."""
+    """Stable, for scripts: asking, no-answer, refused, redirected, waiting, up, hint, lost, down, info, deleted or
+    failed."""
     text: str
     """A sentence, printable."""
     details: Mapping[str, Any] = field(default_factory=dict)
