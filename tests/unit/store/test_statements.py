@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the store asks SQLite, seen from beside it: nothing a log-in needs reads a whole table."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+from support.stored import QUARANTINE, SetClock, make_store, now, opening
+
+from ddtb6.broker.ports import Ending, PoolExhausted
+from ddtb6.store import store as store_module
+from ddtb6.store.database import open_writer
+from ddtb6.tunnel.reasons import EndReason
+from ddtb6.tunnel.spec import Counters
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Statements of stores that are opened, with their values."""
+    statements: list[str] = []
+
+    def traced(path: Path) -> sqlite3.Connection:
+        connection = open_writer(path)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(store_module, "open_writer", traced)
+    return statements
+
+
+def test_no_verb_of_a_session_reads_a_whole_table(tmp_path: Path, asked: list[str]) -> None:
+    clock = SetClock()
+    store = make_store(tmp_path, clock=clock)
+    asked.clear()
+    for owner in ("user:a", "user:b", "user:c", "user:d", "user:a", "anonymous:a"):
+        session = now(store.open_session(opening(owner, "homes" if owner.startswith("user") else None)))
+    now(store.checkpoint({session.id: Counters(1, 1, 1, 1)}))
+    now(store.close_sessions([Ending(session.id, EndReason.IDLE, Counters())]))
+    now(store.release("user:a"))
+    with pytest.raises(PoolExhausted):
+        now(store.open_session(opening("user:e", "homes")))
+    clock.now += QUARANTINE
+    now(store.open_session(opening("user:e", "homes")))
+    now(store.whois(IPv6Address("2001:db8:100::1"), 1000.0))
+    now(store.leases("user:a"))
+    now(store.leases("user:a", held=False))
+    now(store.past_sessions())
+    now(store.past_sessions("user:a"))
+    now(store.pool_usage())
+    now(store.prune(0.0))
+
+    with closing(sqlite3.connect(tmp_path / "ddtb6.sqlite")) as connection:
+        plans = {
+            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            for statement in asked
+            if statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
+        }
+    assert len(plans) > 25
+    whole = {
+        statement: step
+        for statement, steps in plans.items()
+        for step in steps
+        # Reading the newest sessions goes backwards along the row ids and stops.
+        if step.startswith("SCAN") and "ORDER BY id DESC LIMIT" not in statement
+    }
+    assert whole == {}
+
+
+def test_a_returning_owner_costs_one_question_and_one_row(tmp_path: Path, asked: list[str]) -> None:
+    store = make_store(tmp_path)
+    now(store.open_session(opening("user:a", "homes")))
+    asked.clear()
+    now(store.open_session(opening("user:a", "homes")))
+    assert [statement.split()[0] for statement in asked] == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
