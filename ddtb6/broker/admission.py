@@ -16,6 +16,9 @@ MAX_SOURCES = 65536
 """Sources remembered at once; about 10 MB. The least recently new one is forgotten first."""
 FAILURE_COST = 4.0
 """A failed log-in counts as so many further negotiations of its source."""
+OWNER_RATE = 0.5
+"""Tunnels a second that one owner may be granted on average; some clients ask 19 times a second when confused."""
+OWNER_BURST = 20
 
 
 class Admission(enum.Enum):
@@ -69,6 +72,7 @@ class Gate:
         """Rates are new negotiations a second; `negotiations` is how many may be under way at once."""
         self._sources = Buckets(per_source_rate, per_source_burst)
         self._overall = Buckets(overall_rate, max(overall_rate, 1.0))
+        self._owners = Buckets(OWNER_RATE, OWNER_BURST)
         self._answers = Buckets(1.0, 3)
         self._refused_overall = Buckets(max(overall_rate / 10, 1.0), max(overall_rate / 10, 1.0))
         self._negotiations = negotiations
@@ -85,6 +89,10 @@ class Gate:
     def failed(self, remote: Endpoint, now: float) -> None:
         """A log-in from `remote` failed."""
         self._sources.charge(source_of(remote), now, FAILURE_COST)
+
+    def another_tunnel(self, owner: str, now: float) -> bool:
+        """May `owner`, who has logged in, be granted one more? Each grant is written to the disk."""
+        return self._owners.take(owner, now)
 
     def echo(self, remote: Endpoint, now: float) -> bool:
         """May an ECHO REQUEST be answered? Shares the sources' tokens."""

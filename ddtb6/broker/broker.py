@@ -35,6 +35,8 @@ from ddtb6.tsp.status import (
 from ddtb6.tunnel.reasons import EndReason
 from ddtb6.tunnel.spec import TunnelId
 
+USAGE_INTERVAL = 5.0
+"""Seconds between two countings of the pools, for the overview."""
 SILENT_LIMIT = 86400.0
 """Seconds of silence that end the tunnel of a client that announced no keepalives; its silence means little."""
 
@@ -93,6 +95,7 @@ class Broker:
         self._bus = bus
         self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
         self._pool_usage: Mapping[str, tuple[int, int]] = {}
+        self._usage_due = clock.monotonic()
         self._tally = Tally()
         bus.subscribe(self._tally.count)
         carried = [Encapsulation.V6V4, Encapsulation.V6UDPV4, Encapsulation.V4V6]
@@ -175,6 +178,8 @@ class Broker:
         encapsulation = resolve(create.encapsulation, link, self._plane.encapsulations)
         if encapsulation is None:
             raise UnsupportedTunnelType
+        if not self._gate.another_tunnel(principal.owner, self._clock.monotonic()):
+            raise ServerBusy("Too many requests from this account")
         sources = lease.sources(self._policy.pools.values(), principal, create)
         if self._tunnels.others_from(link.remote, principal.owner) >= self._policy.per_source_tunnels:
             raise NoMoreTunnels("Too many tunnels from your address")
@@ -256,7 +261,6 @@ class Broker:
     async def start(self) -> None:
         """Start the data plane and make true again what the store says should be. Raises DataPlaneError, StoreError."""
         await self._tunnels.start()
-        self._pool_usage = await self._store.pool_usage()
 
     async def stop(self) -> None:
         """Write down what is known and let go of the data plane.
@@ -268,7 +272,10 @@ class Broker:
     async def tick(self) -> None:
         """To be called once a second, never twice at once. Raises StoreError, DataPlaneError; the next goes on."""
         await self._tunnels.tick()
-        self._pool_usage = await self._store.pool_usage()
+        now = self._clock.monotonic()
+        if now >= self._usage_due:
+            self._usage_due = now + USAGE_INTERVAL
+            self._pool_usage = await self._store.pool_usage()
 
     async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""

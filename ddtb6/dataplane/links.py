@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Interface, IPv6Network
+from ipaddress import IPv6Interface, IPv6Network, ip_address
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
@@ -169,3 +169,10 @@ def _sentence(doing: str, error: NetlinkError) -> str:
     if error.code == errno.EACCES:
         return f"{doing} failed, IPv6 is switched off: set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
     return f"{doing} failed: {os.strerror(error.code)}"
+
+
+def own_outer_addresses() -> frozenset[str]:
+    """Addresses of this machine that a tunnel must not end at; loopback left out. Raises DataPlaneError."""
+    with _rtnetlink() as rtnetlink:
+        found = (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in rtnetlink.get_addr())
+        return frozenset(each for each in found if each and not ip_address(each).is_loopback)

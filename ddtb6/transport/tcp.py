@@ -17,8 +17,10 @@ import struct
 import termios
 from typing import Any
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
 from ddtb6.broker.admission import Admission
@@ -43,6 +45,7 @@ MAX_CONNECTIONS = 2048
 """Open at once; a file descriptor each."""
 
 
+@implementer(IPushProducer)
 class TcpSignalling(Protocol):
     """One connection; the `Wire` of its negotiation."""
 
@@ -56,6 +59,7 @@ class TcpSignalling(Protocol):
         self._deadline: Any = None
         self._followup: bytes | None = None
         self._stepping = False
+        self._choked = False
         self._over = False
 
     def connectionMade(self) -> None:
@@ -68,6 +72,7 @@ class TcpSignalling(Protocol):
             self._write(codec.write_status(ServerBusy().line))
             self.hangup()
             return
+        self.transport.registerProducer(self, True)
         self._arm()
 
     def dataReceived(self, data: bytes) -> None:
@@ -84,6 +89,21 @@ class TcpSignalling(Protocol):
         self._cancel_pause()
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
+
+    # --- IPushProducer: a client that sends and never reads must not make us keep its answers ----------------------
+
+    def pauseProducing(self) -> None:
+        self._choked = True
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._choked = False
+        self.transport.resumeProducing()
+        if self._followup is None:
+            self._advance()
+
+    def stopProducing(self) -> None:
+        self._over = True
 
     # --- Wire -----------------------------------------------------------------------------------------------------
 
@@ -104,6 +124,7 @@ class TcpSignalling(Protocol):
 
     def hangup(self) -> None:
         self._over = True
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     # --- the rest -------------------------------------------------------------------------------------------------
@@ -116,7 +137,11 @@ class TcpSignalling(Protocol):
         assert self._visitor is not None, "nobody reads for a visitor that was not admitted"
         self._stepping = True
         try:
-            while not self._over and self._followup is None and (phase := self._visitor.negotiation.phase) is not None:
+            while (
+                not (self._over or self._choked)
+                and self._followup is None
+                and (phase := self._visitor.negotiation.phase) is not None
+            ):
                 message = self._reader.next(phase, idle=idle)
                 if message is None:
                     if phase is codec.Phase.VERSION and not idle:
