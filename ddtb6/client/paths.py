@@ -8,6 +8,7 @@ Not here: what is said (`tsp.client`), repetitions (`tsp.exchange`), what follow
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -219,5 +220,6 @@ async def negotiate_over_tcp(reactor: Reactor, remote: Endpoint, role: ClientNeg
     try:
         signalling: TcpSignalling = await connectProtocol(endpoint, TcpSignalling(reactor, role))
     except ConnectError as error:
-        return Silent(f"takes no TCP connection ({str(error).rstrip('.')})")
+        # Some of Twisted's texts are several lines with a traceback in them.
+        return Silent("takes no TCP connection" + (f": {os.strerror(error.osError)}" if error.osError else ""))
     return await signalling.outcome

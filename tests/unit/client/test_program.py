@@ -322,7 +322,7 @@ class ProgramTests(TestCase):
         assert self.event("refused").details["code"] == 300
         assert self.event("waiting").details["seconds"] >= 150
         self.network.answers = willing
-        self.network.run_for(310, 10)
+        self.network.run_for(310, 0.5)
         assert self.names()[:5] == ["asking", "refused", "waiting", "asking", "up"]
 
     def test_a_busy_broker_is_asked_again_with_growing_waits(self) -> None:
@@ -351,8 +351,9 @@ class ProgramTests(TestCase):
         self.network.run_for(1)
         ((host, port, factory, _, _),) = self.network.tcpClients
         assert (host, port) == BROKER
-        factory.clientConnectionFailed(None, Failure(Refused()))
+        factory.clientConnectionFailed(None, Failure(Refused(111)))
         assert self.codes == [Exit.NO_ANSWER]
+        assert self.event("no-answer").text == "192.0.2.1 over TCP: takes no TCP connection: Connection refused"
         assert self.names() == ["asking", "no-answer", "asking", "no-answer", "down"]
 
     def over_tcp(self) -> tuple[Any, StringTransport]:
