@@ -7,6 +7,7 @@ Not here: the verbs (`web.control`).
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -57,6 +58,9 @@ def _become_owner(config: Config) -> None:
     except FileNotFoundError:
         return  # opening the store says so better
     if owner.st_uid != 0:
+        importlib.import_module(
+            "sqlite_utils"
+        )  # imported late by the store, and perhaps from where root alone may read
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
 
