@@ -332,6 +332,8 @@ class DataPlane(Protocol):
     async def raise_tunnel(self, spec: TunnelSpec) -> None:
         """Make reality equal to `spec`; the same spec twice is success, the same id with another spec replaces.
 
+        A tunnel that is replaced keeps its counters.
+
         Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or part of the
         prefix.
         """

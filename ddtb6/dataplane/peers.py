@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
@@ -34,7 +34,10 @@ _NAT64 = 0x0064_FF9B << 32
 
 
 class Peer:
-    """One tunnel. The plane counts in it directly: no call per packet."""
+    """One tunnel. The plane counts in it directly: no call per packet.
+
+    `spans` are its inner addresses as closed intervals of numbers that do not overlap.
+    """
 
     __slots__ = (
         "address",
@@ -51,6 +54,7 @@ class Peer:
         "refused",
         "remote",
         "shift",
+        "spans",
         "spec",
     )
 
@@ -58,9 +62,17 @@ class Peer:
         self.spec = spec
         self.local, self.remote, self.mtu = spec.local, spec.remote, spec.mtu
         self.address = spec.address.packed
-        self.high, self.low = divmod(int(spec.address), 1 << 64)
+        number = int(spec.address)
+        self.high, self.low = number >> 64, number & (1 << 64) - 1
         # Without a prefix, a number that no shifted high half is equal to.
-        self.shift, self.network = (0, -1) if spec.prefix is None else _shifted(spec.prefix)
+        self.shift, self.network = 0, -1
+        self.spans: tuple[tuple[int, int], ...] = ((number, number),)
+        if spec.prefix is not None:
+            start = int(spec.prefix.network_address)
+            end = start | (1 << 128 - spec.prefix.prefixlen) - 1
+            self.shift = 64 - spec.prefix.prefixlen
+            self.network = start >> 64 + self.shift
+            self.spans = ((start, end),) if start <= number <= end else ((number, number), (start, end))
         self.packets_in = self.octets_in = self.packets_out = self.octets_out = 0
         self.refused: dict[Refusal, int] = {}
         self.last_seen: float | None = None
@@ -114,10 +126,11 @@ class Peers:
         if old is not None and old.spec == spec:
             return
         self._check(spec)
+        peer = Peer(spec)
+        for start, end in peer.spans:
+            self._check_span(spec.id, start, end)
         if old is not None:
             self._remove(old)
-        peer = Peer(spec)
-        if old is not None:
             peer.packets_in, peer.octets_in = old.packets_in, old.octets_in
             peer.packets_out, peer.octets_out = old.packets_out, old.octets_out
             peer.refused, peer.last_seen = old.refused, old.last_seen
@@ -130,7 +143,7 @@ class Peers:
                 self._by_prefix = dict(sorted({**self._by_prefix, peer.shift: {}}.items()))
                 table = self._by_prefix[peer.shift]
             table[peer.network] = peer
-        for start, end in _spans(spec):
+        for start, end in peer.spans:
             insort(self._starts, start)
             self._spans[start] = end, peer
         self._guard(spec.local.address)
@@ -274,8 +287,6 @@ class Peers:
         holder = self._by_ends.get((spec.local, spec.remote))
         if holder is not None and holder.spec.id != spec.id:
             raise DataPlaneError(f"tunnel {holder.spec.id} has the endpoint {spec.remote}")
-        for start, end in _spans(spec):
-            self._check_span(spec.id, start, end)
 
     def _check_remote(self, spec: TunnelSpec) -> None:
         # A tunnel whose outer packets come back to us would carry its own packets, each time larger (RFC 6324).
@@ -307,21 +318,6 @@ class Peers:
             del table[peer.network]
             if not table:
                 self._by_prefix = {shift: each for shift, each in self._by_prefix.items() if each}
-        for start, _ in _spans(spec):
+        for start, _ in peer.spans:
             del self._spans[start]
             del self._starts[bisect_left(self._starts, start)]
-
-
-def _shifted(prefix: IPv6Network) -> tuple[int, int]:
-    """How far to shift a high half, and what is left of it, for the addresses of `prefix` (at most 64 bits long)."""
-    shift = 64 - prefix.prefixlen
-    return shift, int(prefix.network_address) >> 64 + shift
-
-
-def _spans(spec: TunnelSpec) -> list[tuple[int, int]]:
-    """The inner addresses of a tunnel as closed intervals of numbers that do not overlap."""
-    number = int(spec.address)
-    if spec.prefix is None:
-        return [(number, number)]
-    start, end = int(spec.prefix.network_address), int(spec.prefix.broadcast_address)
-    return [(start, end)] if start <= number <= end else [(number, number), (start, end)]
