@@ -7,7 +7,9 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
-from support.stored import POOLS, QUARANTINE, SetClock, by_name, make_store, now, opening, pool, rows
+from support.stored import POOLS, QUARANTINE, HeldThread, SetClock, by_name, make_store, now, opening, pool, rows
+from twisted.internet.defer import ensureDeferred
+from twisted.python.failure import Failure
 
 from ddtb6.addressing.pool import Pool
 from ddtb6.broker.ports import HoldsOther, PoolExhausted, UnknownPool
@@ -314,3 +316,23 @@ def test_the_schema_itself_lets_nobody_hold_two(tmp_path: Path, store: Store) ->
     piece = "x'" + IPv6Address("2001:db8:100:100::").packed.hex() + "'"
     with pytest.raises(sqlite3.IntegrityError, match="lease_held"):
         rows(tmp_path, f"INSERT INTO lease VALUES ({piece}, 56, 'homes', 'user:alice', 1.0, NULL)")
+
+
+def test_what_was_undone_is_free_again(tmp_path: Path) -> None:
+    thread = HeldThread()
+    store = make_store(tmp_path, in_thread=thread)
+    first, *others = [ensureDeferred(store.open_session(opening(f"user:{number}", "homes"))) for number in range(3)]
+    thread.work()
+    assert first.result is not None
+    failures: list[Failure] = []
+    for each in others:
+        each.addErrback(failures.append)
+    for _ in range(3):  # the two together, and each by itself
+        [(_, commit)] = thread.jobs
+        thread.jobs = []
+        commit.errback(RuntimeError("the disk is on fire"))
+    assert len(failures) == 2
+    late = ensureDeferred(store.open_session(opening("user:late", "homes")))
+    thread.work()
+    assert str(late.result.spec.prefix) == HOMES[1]
+    assert late.result.spec.address == IPv6Address("2001:db8:ffff:1::3")
