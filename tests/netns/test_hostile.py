@@ -108,9 +108,78 @@ def garbage(state: str) -> list[bytes]:
         framed(document.replace(b'interval="30"', b'interval="-30"')),
     ]
     texts += [whole[:cut] for cut in range(0, len(whole), 23)]
+    for _ in range(60):
+        mutated = bytearray(whole)
+        for _ in range(dice.randint(1, 8)):
+            mutated[dice.randrange(len(mutated))] = dice.randrange(256)
+        texts.append(bytes(mutated))
+        texts.append(dice.randbytes(dice.randint(1, 200)))
+    return texts
+
+
+def pump(wire: Udp, datagrams: list[bytes]) -> None:
+    """Send them all, taking whatever comes back; replies larger than a datagram of a tunnel are a fault."""
+    wire.socket.settimeout(0)
+    for datagram in datagrams:
+        wire.socket.send(datagram)
+        try:
+            while True:
+                assert len(wire.socket.recv(65535)) <= 1280
+        except (BlockingIOError, InterruptedError):
+            pass
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_garbage_in_every_state_of_udp(world: World, state: str) -> None:
+    world.broker.add_user(user := f"udp-{state}", PASSWORD)
+    for round_ in range(3):
+        client = Client(wire := world.udp())
+        STATES[state](client, user)
+        dice = random.Random(f"{state}{round_}")
+        datagrams = []
+        for text in garbage(f"{state}{round_}"):
+            if not (round_ == 0 and text.startswith(b"VERSION")):
+                datagrams.append(wire.header() + text)
+                wire.sequence += dice.choice((0, 1, 1, 1, 77))
+            whole = wire.header() + text
+            datagrams += [whole[: dice.randrange(9)], b"\x40" + text[:200], b"\x60" + text[:200], b"", text[:1400]]
+            datagrams.append(echo_request(BROKER_ADDRESS, HOST)[: dice.randrange(60)])
+        pump(wire, datagrams)
+        wire.close()
+    wire, offer = world.broker.log_in(world.net.client, user, PASSWORD)
+    assert carries(wire, offer)
+    wire.close()
+
+
+@pytest.mark.parametrize("state", [state for state in STATES if state not in ("offer", "up")])
+def test_garbage_in_every_state_of_tcp(world: World, state: str) -> None:
+    world.broker.add_user(user := f"tcp-{state}", PASSWORD)
+    for text in garbage(state)[::3]:
+        client = Client(wire := world.tcp())
+        STATES[state](client, user)
+        try:
+            wire.socket.sendall(text)
+            wire.socket.shutdown(socket.SHUT_WR)
+            wire.socket.settimeout(0.05)
+            while wire.socket.recv(65536):
+                pass
+        except (TimeoutError, ConnectionError, BrokenPipeError):
+            pass
+        wire.close()
+    wire, offer = world.broker.log_in(world.net.client, user, PASSWORD)
+    assert carries(wire, offer)
+    wire.close()
+
+
+def _keep_asking(world: World, user: str) -> None:
+    for _ in range(60):
+        world.broker.log_in(world.net.client, user)[0].close()
+
+
+def test_an_account_that_asks_all_the_time_is_rationed_and_others_are_not(world: World) -> None:
+    """A client that dislikes the reply may come back 19 times a second, and every grant is written to the disk."""
     with pytest.raises(Refused) as caught:
-        for _ in range(60):
-            world.broker.log_in(world.net.client, "carol")[0].close()
+        _keep_asking(world, "carol")
     assert caught.value.code == 530
     wire, offer = world.broker.log_in(world.net.client, "dave")
     assert carries(wire, offer)
