@@ -38,7 +38,7 @@ for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing 
 $(install)
 endef
 
-.PHONY: help run test check demo bench clean static
+.PHONY: help run test check demo bench docs clean static
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
@@ -63,8 +63,8 @@ test: static  ## lint, types, layering and every test
 	@$(BIN)/python -m pytest
 
 check: static  ## lint, types, layering and the fast tests (under 30 s)
-	@echo "check: unit and property tests"
-	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property)
+	@echo "check: unit and property tests, and transcripts"
+	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property tests/transcripts)
 
 static: $(READY)
 	@echo "static: lint, format, types, layering"
@@ -80,6 +80,12 @@ demo: $(READY)  ## a client behind a NAT logs in, pings and transfers, in networ
 bench: $(READY)  ## measure log-ins per second, memory, start-up and throughput, and print a table
 	@$(call packages,$(DEMO_PACKAGES))
 	@$(BIN)/python -m bench
+
+docs: $(READY)  ## draw the state diagram of docs/negotiation.md again
+	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \
+	  page = pathlib.Path("docs/negotiation.md"); old = page.read_text(); \
+	  page.write_text(re.sub(r"(?s)(?<=```mermaid\n).*?(?=```)", lambda _: diagram(), old))'
+	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py"
 
 clean:  ## remove the virtual environment, caches, built files and the development state
 	@echo "clean: removing .venv, caches, build/, dist/, run/"

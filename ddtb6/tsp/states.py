@@ -29,10 +29,10 @@ class State(enum.Enum):
     COMMAND = "a command"
     GRANTING = "the lease, the session and the data plane"
     OFFERED = "accept or reject"
-    UP = "nothing; a tunnel stands, commands are still taken"
+    UP = "nothing, as a tunnel stands, but takes commands still"
     QUERYING = "the account's tunnel, for info"
     WITHDRAWING = "the end of the account's tunnel"
-    ENDED = "nothing; what is said now is not heard"
+    ENDED = "nothing, and what is said now is not heard"
 
 
 PHASE: Mapping[State, Phase] = {
@@ -44,6 +44,8 @@ PHASE: Mapping[State, Phase] = {
     State.UP: Phase.COMMAND,
 }
 """How to read the client's next message. The states that are missing here wait for an answer, not for the client."""
+
+TAKING_COMMANDS = frozenset(state for state, phase in PHASE.items() if phase is Phase.COMMAND)
 
 REQUESTS = (Version, Authenticate, SaslResponse, Create, Accept, Reject, Info, Delete, Malformed)
 ANSWERS = (Judged, Granted, Withdrawn, Refused)
@@ -70,7 +72,6 @@ def _table() -> Mapping[State, Mapping[type, Rule]]:
         Delete: rule("ask_withdraw", S.WITHDRAWING),
     }
     reject = {Reject: rule("ask_withdraw", S.WITHDRAWING)}
-    back = (S.COMMAND, S.OFFERED, S.UP)
     return {
         S.GREETING: row(S.GREETING, hang_up, {Version: rule("greet", S.MECHANISM, S.ENDED)}),
         S.MECHANISM: row(
@@ -87,7 +88,7 @@ def _table() -> Mapping[State, Mapping[type, Rule]]:
         S.GRANTING: row(
             S.GRANTING,
             rule("refuse_busy", S.GRANTING),
-            {Granted: rule("offer", S.OFFERED), Refused: rule("refuse_command", *back)},
+            {Granted: rule("offer", S.OFFERED), Refused: rule("refuse_command", *TAKING_COMMANDS)},
             busy=True,
         ),
         S.OFFERED: row(
@@ -97,13 +98,13 @@ def _table() -> Mapping[State, Mapping[type, Rule]]:
         S.QUERYING: row(
             S.QUERYING,
             rule("refuse_busy", S.QUERYING),
-            {Granted: rule("inform", *back), Refused: rule("refuse_command", *back)},
+            {Granted: rule("inform", *TAKING_COMMANDS), Refused: rule("refuse_command", *TAKING_COMMANDS)},
             busy=True,
         ),
         S.WITHDRAWING: row(
             S.WITHDRAWING,
             rule("refuse_busy", S.WITHDRAWING),
-            {Withdrawn: rule("confirm_withdrawal", S.COMMAND), Refused: rule("refuse_command", *back)},
+            {Withdrawn: rule("confirm_withdrawal", S.COMMAND), Refused: rule("refuse_command", *TAKING_COMMANDS)},
             busy=True,
         ),
         S.ENDED: row(S.ENDED, rule("ignore", S.ENDED), {}),
@@ -114,22 +115,41 @@ TRANSITIONS: Mapping[State, Mapping[type, Rule]] = _table()
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram; inputs that are ignored or only refused in place are left out."""
-    lines = ["stateDiagram-v2", "    [*] --> GREETING"]
+    """The table as a Mermaid state diagram.
+
+    Inputs that are ignored, or refused with the state kept, are left out. The states that take commands are drawn as
+    one where they behave as one; an arrow to all of them leads back to the one that the question came from.
+    """
+    together = "TAKING_COMMANDS"
+    arrows: dict[tuple[str, str], list[str]] = {}
+
+    def draw(source: str, target: str, label: str) -> None:
+        labels = arrows.setdefault((source, target), [])
+        if label not in labels:
+            labels.append(label)
+
     for state, rules in TRANSITIONS.items():
-        edges: dict[State, list[str]] = {}
         for cls in INPUTS:
             action, to = rules[cls]
-            for target in sorted(to, key=lambda each: list(State).index(each)):
-                if (
-                    action == "ignore"
-                    or (target is state and action.startswith("refuse"))
-                    or (target is state and cls in ANSWERS)
-                ):
-                    continue
-                edges.setdefault(target, []).append("other" if action == "refuse_line" else cls.__name__)
-        for target, names in edges.items():
-            label = ", ".join(dict.fromkeys(names))
-            lines.append(f"    {state.name} --> {target.name}: {label}")
-    lines.append("    ENDED --> [*]")
-    return "\n".join(lines) + "\n"
+            if action == "ignore":
+                continue
+            shared = state in TAKING_COMMANDS and all(TRANSITIONS[each][cls] == rules[cls] for each in TAKING_COMMANDS)
+            source = together if shared else state.name
+            label = "anything else" if action == "refuse_line" else cls.__name__
+            if to >= TAKING_COMMANDS:
+                draw(source, together, label)
+                to -= TAKING_COMMANDS
+            for target in State:
+                if target in to and not (target is state and action.startswith("refuse")):
+                    draw(source, target.name, label)
+    inside = {each.name for each in TAKING_COMMANDS}
+    lines = ["stateDiagram-v2", *(f"    {each.name}: {each.name}<br/>{each.value}" for each in State)]
+    lines += [f"    state {together} {{", *(f"        {each.name}" for each in State if each in TAKING_COMMANDS)]
+    lines += [_arrow(*ends, labels, indent=8) for ends, labels in arrows.items() if inside.issuperset(ends)]
+    lines += ["    }", "    [*] --> GREETING"]
+    lines += [_arrow(*ends, labels, indent=4) for ends, labels in arrows.items() if not inside.issuperset(ends)]
+    return "\n".join([*lines, "    ENDED --> [*]"]) + "\n"
+
+
+def _arrow(source: str, target: str, labels: list[str], indent: int) -> str:
+    return f"{' ' * indent}{source} --> {target}: {', '.join(labels)}"
