@@ -77,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{finding.state.value:<4}  {finding.name}: {output.safe(finding.sentence)}")
         if finding.remedy:
             print(f"      {output.safe(finding.remedy)}")
-    warned = sum(each.state is State.WARN for each in findings)
+    warned = any(each.state is State.WARN for each in findings)
     print()
     if failed:
         print("The broker cannot work here before what is marked fail is mended.")
     else:
-        print(f"The broker can work here{f'; there are {warned} warnings' if warned else ''}.")
+        print(f"The broker can work here{f', with what is marked warn in mind' if warned else ''}.")
         print(f"Next: ddtb6 --config {arguments.config} status, or twistd -n ddtb6 --config {arguments.config}")
     return int(failed)
 

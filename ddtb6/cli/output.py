@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -49,11 +50,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], width: int 
 
 
 def print_facts(facts: Sequence[tuple[str, object]]) -> None:
-    """Print names and values in two columns; facts without a value are left out."""
+    """Print names and values in two columns, wrapped on a terminal; facts without a value are left out."""
     known = [(name, safe(str(value))) for name, value in facts if value not in (None, "")]
     size = max((len(name) for name, _ in known), default=0)
     for name, value in known:
-        print(f"{name:<{size}}  {value}")
+        lines = textwrap.wrap(value, WIDTH - size - 2) if sys.stdout.isatty() else [value]
+        print(f"\n{'':<{size}}  ".join([f"{name:<{size}}  {lines[0]}", *lines[1:]]))
 
 
 def safe(text: str) -> str:

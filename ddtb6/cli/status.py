@@ -33,7 +33,7 @@ def _print(view: Any) -> None:
             ("Version", view["version"]),
             ("Up since", f"{output.when(view['started'])} ({output.span(SystemClock().epoch() - view['started'])})"),
             ("Listening", ", ".join(view["listening"]) or "nowhere"),
-            ("Data plane", f"{view['data_plane']}. {view['data_plane_reason']}"),
+            ("Data plane", f"{view['data_plane']}: {view['data_plane_reason']}"),
             ("Firewall", view["firewall"]),
             ("Tunnel types", ", ".join(view["encapsulations"]) or "none"),
             ("Log-in by", ", ".join(view["mechanisms"]) or "nothing"),

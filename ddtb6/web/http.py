@@ -17,6 +17,7 @@ IDLE_TIMEOUT = 30
 """Seconds of silence after which a connection is closed."""
 
 SECURITY_HEADERS = {
+    "Server": "ddtb6",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -433,7 +433,7 @@ class Running(unittest.TestCase):
     def test_status(self) -> defer.Deferred[None]:
         async def scenario() -> None:
             shown = await self.tool("status")
-            for part in ("1.2.3", "udp 192.0.2.1:3653", "memory. it was asked for", "1 live", "2001:db8:1000::/36"):
+            for part in ("1.2.3", "udp 192.0.2.1:3653", "memory: it was asked for", "1 live", "2001:db8:1000::/36"):
                 assert part in shown
             assert json.loads(await self.tool("status", "--json"))["activity"]["sessions"] == 1
 

@@ -91,6 +91,7 @@ class Status(unittest.TestCase):
             for rule in ("default-src 'none'", "style-src 'self'", "frame-ancestors 'none'"):
                 assert rule in policy, path
             assert headers["X-Content-Type-Options"] == "nosniff", path
+            assert headers["Server"] == "ddtb6", path
 
     def test_json(self) -> None:
         code, headers, body = self.fetch("/status.json")
