@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if failed:
         print("The broker cannot work here before what is marked fail is mended.")
     else:
-        print(f"The broker can work here{f', with what is marked warn in mind' if warned else ''}.")
+        print(f"The broker can work here{', with what is marked warn in mind' if warned else ''}.")
         print(f"Next: ddtb6 --config {arguments.config} status, or twistd -n ddtb6 --config {arguments.config}")
     return int(failed)
 

@@ -54,7 +54,7 @@ def print_facts(facts: Sequence[tuple[str, object]]) -> None:
     known = [(name, safe(str(value))) for name, value in facts if value not in (None, "")]
     size = max((len(name) for name, _ in known), default=0)
     for name, value in known:
-        lines = textwrap.wrap(value, WIDTH - size - 2) if sys.stdout.isatty() else [value]
+        lines = (textwrap.wrap(value, WIDTH - size - 2) if sys.stdout.isatty() else []) or [value]
         print(f"\n{'':<{size}}  ".join([f"{name:<{size}}  {lines[0]}", *lines[1:]]))
 
 
