@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, IPv6Network
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from support.capabilities import need_tun
-from support.netns import HOST, Lab, internet, wait_until
-from support.scenario import BROKER_ADDRESS, LINKS, PASSWORD, Broker, Connection, World, carries
+from support.netns import HOST, NAT_OUTER, Lab, internet, wait_until
+from support.scenario import BROKER_ADDRESS, GUESTS, LINKS, PASSWORD, Broker, Connection, World, carries
 from support.traffic import ping, transfer
 from support.tsp_client import Client, Refused
 
 pytestmark = pytest.mark.netns
 
 BULK = 8_000_000
+BLOCK_UDP = """
+    table ip block {
+        chain forward { type filter hook forward priority 0; udp dport 3653 drop; }
+    }"""
 
 Connect = Callable[..., Connection]
 
@@ -27,7 +32,7 @@ def connect(world: World, tmp_path: Path) -> Iterator[Connect]:
     """Starts clients in the client's namespace, which are ended with the test."""
     started: list[Connection] = []
 
-    def start(user: str, *options: str, **named: str) -> Connection:
+    def start(user: str | None, *options: str, **named: str) -> Connection:
         connection = Connection(world.net.client, tmp_path, user, PASSWORD, *options, **named)
         started.append(connection)
         connection.start()
@@ -65,6 +70,15 @@ def test_ping_and_bulk_transfer_both_ways(world: World, connect: Connect) -> Non
     assert session["counters"]["octets_in"] > BULK
     assert session["counters"]["octets_out"] > BULK
     assert session["counters"]["refused"].get("spoofed-source", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "options"), [("bob", ("--auth", "PLAIN")), ("bob", ("--type", "v6anyv4")), (None, ())]
+)
+def test_other_ways_to_log_in(world: World, connect: Connect, user: str | None, options: tuple[str, ...]) -> None:
+    tunnel = connect(user, *options)
+    assert tunnel.wait_up() in (LINKS if user else GUESTS)
+    assert reaches(tunnel)
 
 
 def test_a_packet_beyond_the_mtu_is_answered_with_packet_too_big(world: World, connect: Connect) -> None:
@@ -149,6 +163,21 @@ def test_the_client_restarts(world: World, connect: Connect, number: signal.Sign
     assert prefix_of(world, "alice") == prefix
 
 
+def test_where_udp_is_blocked_the_client_asks_over_tcp_and_says_what_comes_of_it(
+    world: World, connect: Connect
+) -> None:
+    world.net.nat.run("nft", "-f", "-", input=BLOCK_UDP)
+    try:
+        tunnel = connect("alice", "--once")
+        assert tunnel.process is not None
+        assert tunnel.process.wait(30) == 1
+    finally:
+        world.net.nat.run("nft", "delete", "table", "ip", "block")
+    told = tunnel.events()
+    assert [each["carrier"] for each in told if each["event"] == "asking"] == ["udp", "tcp"]
+    assert [each["code"] for each in told if each["event"] == "refused"] == [303]
+
+
 def test_a_wrong_password_says_so(world: World, connect: Connect, tmp_path: Path) -> None:
     tunnel = Connection(world.net.client, tmp_path, "alice", "wrong")
     tunnel.start()
@@ -157,12 +186,13 @@ def test_a_wrong_password_says_so(world: World, connect: Connect, tmp_path: Path
     assert "Traceback" not in tunnel.log()
 
 
-def test_the_broker_restarts_and_the_tunnel_goes_on_without_a_log_in(world: World, connect: Connect) -> None:
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_the_broker_restarts_and_the_tunnel_goes_on_without_a_log_in(world: World, connect: Connect, end: str) -> None:
     tunnel = connect("alice", "--prefix-length", "56")
     tunnel.wait_up()
     assert reaches(tunnel)
     (before,) = world.broker.sessions("alice")
-    world.broker.kill()
+    getattr(world.broker, end)()
     world.broker.start()
     wait_until(lambda: reaches(tunnel), "the host's reply", 5)
     (after,) = world.broker.sessions("alice")
@@ -182,6 +212,34 @@ def test_two_clients_of_one_account_the_last_wins(world: World, connect: Connect
     assert not reaches(tunnel)
     assert len(world.broker.sessions("alice")) == 1
     wire.close()
+
+
+def test_the_status_page_counts_and_names_nobody(world: World) -> None:
+    wire, _ = world.broker.log_in(world.net.client, "carol")
+    page, overview = world.broker.status("/"), json.loads(world.broker.status())
+    assert overview["activity"]["sessions"] == len(world.broker.sessions())
+    assert overview["data_plane"] == "tun"
+    assert "<html" in page
+    for text in (page, json.dumps(overview)):
+        assert "carol" not in text
+        assert NAT_OUTER not in text
+    wire.close()
+
+
+def test_a_broker_that_stops_leaves_nothing_behind(tmp_path: Path) -> None:
+    need_tun()
+    with Lab() as lab:
+        space = lab.namespace("broker")
+        before = space.run("ip", "-o", "link"), space.run("nft", "list", "ruleset"), space.run("ip", "-6", "route")
+        broker = Broker(space, tmp_path)
+        broker.start()
+        assert "ddtb6" in space.run("ip", "-o", "link")
+        assert "3653" in space.run("nft", "list", "ruleset")
+        broker.stop()
+        after = space.run("ip", "-o", "link"), space.run("nft", "list", "ruleset"), space.run("ip", "-6", "route")
+        assert after == before
+        assert not (tmp_path / "control").exists()
+        broker.check_log()
 
 
 def test_an_administrator_ends_a_session_and_answers_who_it_was(world: World) -> None:

@@ -206,13 +206,13 @@ class Broker:
 
 
 class Connection:
-    """`ddtb6 connect` in a namespace."""
+    """`ddtb6 connect` in a namespace; without a user it logs in as nobody in particular."""
 
     def __init__(
         self,
         space: Namespace,
         directory: Path,
-        user: str,
+        user: str | None,
         password: str,
         *options: str,
         server: str = BROKER_OUTER,
@@ -220,7 +220,7 @@ class Connection:
     ) -> None:
         self.space = space
         self.device = device
-        self.user = user
+        self.identity = ["--user", user, "--password-stdin"] if user is not None else []
         self.password = password
         self.options = options
         self.server = server
@@ -232,8 +232,8 @@ class Connection:
         self._before = len(self.log())
         with self.log_file.open("ab") as log:
             self.process = self.space.spawn(
-                PROGRAMS / "ddtb6", "connect", "--server", self.server, "--user", self.user, "--password-stdin",
-                "--json", "--device", self.device, *self.options,
+                PROGRAMS / "ddtb6", "connect", "--server", self.server, *self.identity, "--json",
+                "--device", self.device, *self.options,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         assert self.process.stdin is not None
