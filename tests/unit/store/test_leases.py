@@ -212,6 +212,7 @@ def test_listings_are_in_order_of_granting_over_all_pages(
     assert [each.granted for each in now(store.leases("user:7", held=False))] == [4993.0, 6000.0]
 
 
+@pytest.mark.slow
 def test_fifty_thousand_leases_and_then_exactly_what_is_left(tmp_path: Path) -> None:
     pools = by_name(POOLS["links"], pool("homes", "2001:db8:100::/40"))
     now(make_store(tmp_path, pools).close())

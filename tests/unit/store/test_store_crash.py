@@ -12,6 +12,7 @@ from contextlib import closing
 from ipaddress import IPv6Network
 from pathlib import Path
 
+import pytest
 from support.store_storm import POOLS
 from support.stored import make_store, now, opening
 
@@ -47,6 +48,7 @@ def lines_until_killed(
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_what_was_confirmed_survives_a_kill_and_nothing_is_given_twice(tmp_path: Path) -> None:
     now(make_store(tmp_path, POOLS).close())
     sessions: dict[int, tuple[str, str, str]] = {}
