@@ -9,11 +9,12 @@ Not here: the tunnels that stand (`tunnels`), who speaks (`transport`), what is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, translated
+from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, source_of, translated
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker import events, lease, ports
 from ddtb6.broker.admission import Admission, Gate
@@ -96,6 +97,8 @@ class Broker:
         self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
         self._pool_usage: Mapping[str, tuple[int, int]] = {}
         self._usage_due = clock.monotonic()
+        self._granting: Counter[str] = Counter()
+        """Tunnels by source that are being written and do not stand yet."""
         self._tally = Tally()
         bus.subscribe(self._tally.count)
         carried = [Encapsulation.V6V4, Encapsulation.V6UDPV4, Encapsulation.V4V6]
@@ -181,9 +184,17 @@ class Broker:
         if not self._gate.another_tunnel(principal.owner, self._clock.monotonic()):
             raise ServerBusy("Too many requests from this account")
         sources = lease.sources(self._policy.pools.values(), principal, create)
-        if self._tunnels.others_from(link.remote, principal.owner) >= self._policy.per_source_tunnels:
+        source = source_of(link.remote)
+        under_way = self._granting[source]
+        if self._tunnels.others_from(link.remote, principal.owner) + under_way >= self._policy.per_source_tunnels:
             raise NoMoreTunnels("Too many tunnels from your address")
-        session = await self._open(visitor, principal, encapsulation, sources, create)
+        self._granting[source] += 1
+        try:
+            session = await self._open(visitor, principal, encapsulation, sources, create)
+        finally:
+            self._granting[source] -= 1
+            if not self._granting[source]:
+                del self._granting[source]
         nat = translated(create.client_address, link.remote)
         await self._tunnels.stand(session, nat=nat, by=str(link.remote))
         visitor.tunnel = session.id
@@ -223,10 +234,15 @@ class Broker:
     def _offer(self, session: ports.Session, claimed: str, *, keepalive: bool) -> Offer:
         spec = session.spec
         server = next(
-            pool.broker_address
-            for pool in self._policy.pools.values()
-            if pool.use is not Use.PREFIXES and spec.address in pool.block
+            (
+                pool.broker_address
+                for pool in self._policy.pools.values()
+                if pool.use is not Use.PREFIXES and spec.address in pool.block
+            ),
+            None,
         )
+        if server is None:  # The pool was taken out of the configuration while the tunnel stood.
+            raise ServerError
         interval = self._policy.keepalive
         return Offer(
             encapsulation=spec.encapsulation,
@@ -246,8 +262,11 @@ class Broker:
         return self._offer(session, session.spec.remote.address, keepalive=True)
 
     async def _withdraw(self, visitor: Visitor, why: Why) -> None:
-        reason = EndReason.REJECTED if why is Why.REJECT else EndReason.DELETED
-        await self._tunnels.end(self._session_of(visitor).id, reason)
+        if why is Why.DELETE:
+            await self._tunnels.end(self._session_of(visitor).id, EndReason.DELETED)
+        elif visitor.tunnel is not None:
+            # An offer may have been overtaken by a log-in from elsewhere, whose tunnel is not this one's to reject.
+            await self._tunnels.end(visitor.tunnel, EndReason.REJECTED)
 
     def _session_of(self, visitor: Visitor) -> ports.Session:
         assert visitor.principal is not None, "commands are taken after the log-in only"
@@ -293,7 +312,10 @@ class Broker:
     async def release(self, owner: str) -> Sequence[ports.Lease]:
         """End the owner's session, if any, and give up all it holds."""
         await self.disconnect_owner(owner, EndReason.DISCONNECTED)
-        return await self._store.release(owner)
+        released = await self._store.release(owner)
+        # One that was being written when this began stands by now, on what was just released.
+        await self.disconnect_owner(owner, EndReason.DISCONNECTED)
+        return released
 
     def activity(self) -> Activity:
         """Counts for the overview, as of now; pools as of the last tick."""

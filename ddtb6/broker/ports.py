@@ -313,7 +313,10 @@ PlaneEvent = PlaneLost
 
 
 class DataPlane(Protocol):
-    """Carries the packets of tunnels. One conformance suite runs over every implementation."""
+    """Carries the packets of tunnels. One conformance suite runs over every implementation.
+
+    Verbs take effect in the order in which they were called, also while earlier ones have not been answered.
+    """
 
     @property
     def name(self) -> str:

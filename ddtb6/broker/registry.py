@@ -17,7 +17,7 @@ from ddtb6.tunnel.spec import TunnelId
 class Live:
     """A tunnel that stands, and what only the running broker knows of it."""
 
-    __slots__ = ("established", "nat", "quiet_since", "session")
+    __slots__ = ("counted", "established", "nat", "quiet_since", "session")
 
     def __init__(self, session: Session, now: float, *, nat: bool, established: bool) -> None:
         self.session = session
@@ -25,6 +25,8 @@ class Live:
         """The client believes it has another outer address than the one we see."""
         self.established = established
         """The client accepted the offer or sent a packet."""
+        self.counted = session.carried
+        """All it has carried up to the last checkpoint; what is left when the data plane loses its counters."""
         self.quiet_since = now
         """Monotonic second from which silence counts: the raising, or the last packet that was noticed."""
 

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The live tunnels of the process: raised, watched, taken down, and made to match the store again.
 
-Invariants: one live tunnel an owner and an outer endpoint, the highest session id (the last log-in) winning; a tunnel
-that went down is written with its final counters; what runs here is safe at every `await` against what began
-meanwhile.
+Invariants: one live tunnel an owner and an outer endpoint, the highest session id (the last log-in) winning, but an
+anonymous log-in, which proves nothing and may have a forged source, never ends the tunnel of an account; a tunnel that
+went down is written with its final counters, whatever the data plane says to that; what runs here is safe at every
+`await` against what began meanwhile.
 Not here: who may have a tunnel (`broker`), what the store grants (`store`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, ports
 from ddtb6.broker.registry import Live, Registry
 from ddtb6.broker.views import SessionView
 from ddtb6.broker.wheel import Wheel
-from ddtb6.tsp.status import RequestInProgress
+from ddtb6.tsp.status import AddressInUse, RequestInProgress
 from ddtb6.tunnel.reasons import EndReason, Refusal
 from ddtb6.tunnel.reconcile import changes
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId
@@ -60,7 +62,7 @@ class Tunnels:
     def others_from(self, remote: Endpoint, owner: str) -> int:
         """How many tunnels of other owners stand from the source of `remote`."""
         own = self._live.of_owner(owner)
-        return self._live.from_source(remote) - (1 if own and own.session.spec.remote.address == remote.address else 0)
+        return self._live.from_source(remote) - bool(own and source_of(own.session.spec.remote) == source_of(remote))
 
     def strays(self) -> Mapping[Refusal, int]:
         """Packets since start that belong to no tunnel, by reason."""
@@ -71,18 +73,18 @@ class Tunnels:
     async def stand(self, session: ports.Session, *, nat: bool, by: str) -> None:
         """Make the tunnel of a session that was just written stand; what is in its way goes down first.
 
-        `by` says who asked, for the log. Raises RequestInProgress when a later log-in of the owner has overtaken this
-        one, DataPlaneError when it cannot be carried; either way the session's end is written.
+        `by` says who asked, for the log. Raises RequestInProgress when a later log-in has overtaken this one,
+        AddressInUse when an anonymous client is at the endpoint of an account, DataPlaneError when it cannot be
+        carried; in each case the session's end is written.
         """
         live = Live(session, self._clock.monotonic(), nat=nat, established=False)
         while (in_the_way := self._live.of_owner(session.owner) or self._live.at(session.spec.remote)) is not None:
-            if in_the_way.session.owner != session.owner:
-                reason = EndReason.ENDPOINT_TAKEN
-            elif in_the_way.session.id < session.id:
-                reason = EndReason.REPLACED
-            else:
-                self._endings.append(ports.Ending(session.id, EndReason.REPLACED, session.carried))
-                raise RequestInProgress
+            same_owner = in_the_way.session.owner == session.owner
+            reason = EndReason.REPLACED if same_owner else EndReason.ENDPOINT_TAKEN
+            outranked = session.user is None and in_the_way.session.user is not None
+            if outranked or in_the_way.session.id > session.id:
+                self._endings.append(ports.Ending(session.id, reason, session.carried))
+                raise AddressInUse if outranked else RequestInProgress
             await self._end(in_the_way, reason, by)
         self._live.add(live)
         await self._raise(live)
@@ -111,7 +113,7 @@ class Tunnels:
         session = live.session
         try:
             await self._plane.raise_tunnel(session.spec)
-        except ports.DataPlaneError as error:
+        except Exception as error:
             self._bus.publish(events.PlaneTrouble(f"tunnel {session.id} of {session.owner}: {error}"))
             await self._end(live, EndReason.FAILED)
             raise
@@ -121,8 +123,12 @@ class Tunnels:
             return
         self._live.remove(live)
         session = live.session
-        final = await self._plane.lower_tunnel(session.id)
-        ending = ports.Ending(session.id, reason, session.carried + (final or Counters()))
+        try:
+            final = await self._plane.lower_tunnel(session.id)
+        except ports.DataPlaneError as error:
+            final = None
+            self._trouble = f"tunnel {session.id} of {session.owner} could not be taken down: {error}"
+        ending = ports.Ending(session.id, reason, live.counted if final is None else session.carried + final)
         self._endings.append(ending)
         self._bus.publish(events.SessionEnded(session, ending, by))
 
@@ -132,7 +138,7 @@ class Tunnels:
             return
         try:
             await self._store.close_sessions(endings)
-        except ports.StoreError:
+        except Exception:
             self._endings = endings + self._endings
             raise
 
@@ -151,7 +157,13 @@ class Tunnels:
         due = {each: live for each in self._expiry.due(now) if (live := self._live.get(each))}
         if not due:
             return
-        for observed in await self._plane.dump(due.keys()):
+        try:
+            seen = await self._plane.dump(due.keys())
+        except ports.DataPlaneError:
+            for each in due:
+                self._expiry.schedule(each, now)
+            raise
+        for observed in seen:
             live = due[observed.spec.id]
             if observed.last_seen is not None:
                 live.quiet_since = max(live.quiet_since, observed.last_seen)
@@ -168,72 +180,93 @@ class Tunnels:
     async def start(self) -> None:
         """Start the data plane and make true again what the store says should be."""
         await self._plane.start()
-        await self._reconcile(await self._store.live_sessions())
+        sessions = await self._store.live_sessions()
+        newest: list[ports.Session] = []
+        taken: set[object] = set()
+        for session in reversed(sessions):
+            if taken.isdisjoint((session.owner, session.spec.remote)):
+                newest.append(session)
+            else:
+                reason = EndReason.REPLACED if session.owner in taken else EndReason.ENDPOINT_TAKEN
+                self._endings.append(ports.Ending(session.id, reason, session.carried))
+            taken |= {session.owner, session.spec.remote}
+        for session in reversed(newest):
+            live = Live(session, self._clock.monotonic(), nat=False, established=True)
+            self._live.add(live)
+            self._watch(live)
+        await self._reconcile(closed=len(sessions) - len(newest))
+        await self._write_endings()
 
     async def stop(self) -> None:
         """Write down what is known and let go of the data plane.
 
         Sessions stay open: a restarted broker resumes them.
         """
-        await self._write_endings()
-        await self._checkpoint()
-        await self._plane.stop()
+        try:
+            await self._write_endings()
+            await self._checkpoint()
+        finally:
+            await self._plane.stop()
 
     async def tick(self) -> None:
         """Once a second: expiry, endings not yet written, the checkpoint; after trouble, reconciliation."""
         now = self._clock.monotonic()
-        if self._trouble is not None:
-            why, self._trouble = self._trouble, None
-            self._bus.publish(events.PlaneTrouble(why))
-            await self._plane.start()
-            await self._reconcile([live.session for live in self._live])
-        await self._expire(now)
-        await self._write_endings()
+        try:
+            if self._trouble is not None:
+                await self._repair(self._trouble)
+            await self._expire(now)
+        finally:
+            await self._write_endings()
         if now >= self._checkpoint_due:
             self._checkpoint_due = now + CHECKPOINT_INTERVAL
             await self._checkpoint()
 
-    async def _reconcile(self, sessions: Sequence[ports.Session]) -> None:
-        """Of several sessions of an owner, or at an endpoint, only the newest may live."""
-        wanted: dict[TunnelId, ports.Session] = {}
-        taken: set[object] = set()
-        for session in sorted(sessions, key=lambda each: each.id, reverse=True):
-            if taken.isdisjoint((session.owner, session.spec.remote)):
-                wanted[session.id] = session
-                taken |= {session.owner, session.spec.remote}
-            else:
-                self._endings.append(ports.Ending(session.id, EndReason.REPLACED, session.carried))
+    async def _repair(self, why: str) -> None:
+        self._trouble = None
+        self._bus.publish(events.PlaneTrouble(why))
+        try:
+            await self._plane.start()
+            await self._reconcile()
+        except ports.DataPlaneError as error:
+            self._trouble = str(error)
+            raise
+
+    async def _reconcile(self, closed: int = 0) -> None:
+        """Make the data plane carry what lives; `closed` is for the report only."""
         there = await self._plane.dump()
-        todo = changes((session.spec for session in wanted.values()), (each.spec for each in there))
+        todo = changes((live.session.spec for live in self._live), (each.spec for each in there))
+        known = {each.spec.id for each in there}
         for tunnel in todo.lower:
-            await self._plane.lower_tunnel(tunnel)
-        missing = {spec.id for spec in todo.raise_}
-        for session in wanted.values():
-            live = self._live.get(session.id)
+            if self._live.get(tunnel) is None:
+                await self._plane.lower_tunnel(tunnel)
+        for spec in todo.raise_:
+            live = self._live.get(spec.id)
             if live is None:
-                live = Live(session, self._clock.monotonic(), nat=False, established=True)
-                self._live.add(live)
+                continue
+            if spec.id not in known:
+                live.session = replace(live.session, carried=live.counted)
             try:
-                if session.id in missing:
-                    await self._raise(live)
-                self._watch(live)
+                await self._raise(live)
             except ports.DataPlaneError:
                 continue  # Told and ended by `_raise`; the others go on.
-        await self._write_endings()
-        closed = len(sessions) - len(wanted)
         self._bus.publish(events.Reconciled(todo.kept, len(todo.raise_), len(todo.lower), closed))
 
     def _plane_lost(self, event: ports.PlaneEvent) -> None:
         self._trouble = event.why
 
     async def _checkpoint(self) -> None:
-        carried = {
-            each.spec.id: live.session.carried + each.counters
-            for each in await self._plane.dump()
-            if (live := self._live.get(each.spec.id)) and each.counters != Counters()
-        }
+        carried = self._count(each for each in await self._plane.dump() if each.counters != Counters())
         if carried:
             await self._store.checkpoint(carried)
+
+    def _count(self, observed: Iterable[Observed]) -> dict[TunnelId, Counters]:
+        """All that live sessions have carried; remembered, too, in case the data plane loses it."""
+        carried = {}
+        for each in observed:
+            live = self._live.get(each.spec.id)
+            if live is not None:
+                live.counted = carried[each.spec.id] = live.session.carried + each.counters
+        return carried
 
     # --- views ----------------------------------------------------------------------------------------------------
 
