@@ -8,6 +8,9 @@ Not here: how the log is written (twistd), what listeners on other matters keep 
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, IPv6Network
+from socket import AF_INET6, inet_ntop
+
 from twisted.logger import Logger
 
 from ddtb6.broker import events
@@ -44,7 +47,7 @@ class Logbook:
                 spec = session.spec
                 self._info(
                     f"session {session.id}: {session.owner} at {spec.remote}{' behind NAT' if nat else ''} by "
-                    f"{session.mechanism}, address {spec.address}, prefix {spec.prefix or 'none'}"
+                    f"{session.mechanism}, address {_text(spec.address)}, prefix {_prefix_text(spec.prefix)}"
                 )
             case events.SessionEnded():
                 self._ended(event)
@@ -76,5 +79,14 @@ class Logbook:
         self._info(line)
 
     def _info(self, line: str) -> None:
-        # One field: twistd formats each again, and a line for every session is a tenth of what a log-in costs.
-        self.log.info("{line}", line=line)
+        # No fields: twistd formats each by itself, and a line for every session is a tenth of what a log-in costs.
+        self.log.info(line.replace("{", "{{").replace("}", "}}"))
+
+
+def _text(address: IPv6Address) -> str:
+    """As `str` has it, in a tenth of the time."""
+    return inet_ntop(AF_INET6, address.packed)
+
+
+def _prefix_text(prefix: IPv6Network | None) -> str:
+    return "none" if prefix is None else f"{_text(prefix.network_address)}/{prefix.prefixlen}"

@@ -8,7 +8,7 @@ Not here: inner addresses and pools (`addressing.pool`).
 from __future__ import annotations
 
 import enum
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import NamedTuple
 
 
@@ -40,6 +40,8 @@ class Carrier(enum.Enum):
 class Encapsulation(enum.Enum):
     """Tunnel types of RFC 5572 section 7 as they are written on the wire."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; every log-in looks members up.
+
     V6V4 = "v6v4"
     V6UDPV4 = "v6udpv4"
     V6ANYV4 = "v6anyv4"
@@ -62,8 +64,11 @@ def source_of(endpoint: Endpoint) -> str:
 
 
 def translated(claimed: str, observed: Endpoint) -> bool:
-    """The NAT verdict: the client believes it has another address than the one we see (RFC 5572 section 2.1)."""
-    return ip_address(claimed) != ip_address(observed.address.partition("%")[0])
+    """The NAT verdict: the client believes it has another address than the one we see (RFC 5572 section 2.1).
+
+    Both are canonical text: one as `tsp.document` reads it, the other as the socket layer writes it.
+    """
+    return claimed != observed.address.partition("%")[0]
 
 
 def resolve(wanted: Encapsulation, link: Link, carried: frozenset[Encapsulation]) -> Encapsulation | None:

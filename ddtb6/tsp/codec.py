@@ -100,6 +100,8 @@ def _read_document(xml: bytes) -> Request:
 class Phase(enum.Enum):
     """What the client is expected to send next."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; members are looked up for every datagram.
+
     VERSION = "version"
     AUTHENTICATE = "authenticate"
     SASL_LINE = "sasl-line"

@@ -25,7 +25,7 @@ class Version:
 
     @property
     def number(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in self.text.split("."))
+        return tuple(map(int, self.text.split(".")))
 
 
 @dataclass(frozen=True, slots=True)

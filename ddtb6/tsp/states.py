@@ -22,6 +22,8 @@ from ddtb6.tsp.messages import Accept, Authenticate, Create, Delete, Info, Malfo
 class State(enum.Enum):
     """What a negotiation waits for."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; members are looked up for every datagram.
+
     GREETING = "the VERSION line"
     MECHANISM = "the choice of a SASL mechanism"
     RESPONSE = "the client's SASL response"
