@@ -13,7 +13,9 @@ import enum
 from ddtb6.addressing.endpoint import Endpoint, source_of
 
 MAX_SOURCES = 65536
-"""Sources remembered at once; about 10 MB. The least recently new one is forgotten first."""
+"""Sources remembered at once; about 10 MB. Those that have not been heard for longest are forgotten first."""
+SLACK = 0.01
+"""Part of a token that may be missing: times are floating-point numbers, and bursts are whole ones."""
 FAILURE_COST = 4.0
 """A failed log-in counts as so many further negotiations of its source."""
 OWNER_RATE = 0.5
@@ -32,37 +34,47 @@ class Admission(enum.Enum):
 
 
 class Buckets:
-    """Token buckets by key, kept as one number each: the time at which the bucket will be full again (GCRA)."""
+    """Token buckets by key, kept as one number each: the time at which the bucket will be full again (GCRA).
+
+    Keys stand in two generations, so that forgetting takes no time however many strangers come.
+    """
 
     def __init__(self, rate: float, burst: float, limit: int = MAX_SOURCES) -> None:
-        """`rate` tokens a second, at most `burst` saved up; at most `limit` keys."""
+        """`rate` tokens a second, at most `burst` saved up; at most `limit` keys, and the last half of those."""
         self._interval = 1.0 / rate
         self._tolerance = burst * self._interval
-        self._limit = limit
-        self._full_at: dict[str, float] = {}
+        self._slack = SLACK * self._interval
+        self._generation = max(1, limit // 2)
+        self._young: dict[str, float] = {}
+        self._old: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._full_at)
+        return len(self._young) + len(self._old)
 
     def take(self, key: str, now: float, cost: float = 1.0) -> bool:
         """Take `cost` tokens of `key`'s if they are there."""
-        full_at = max(self._full_at.get(key, now), now) + cost * self._interval
-        if full_at - now > self._tolerance:
+        full_at = self._full_at(key, now) + cost * self._interval
+        if full_at - now > self._tolerance + self._slack:
             return False
-        self._set(key, full_at, now)
+        self._set(key, full_at)
         return True
 
     def charge(self, key: str, now: float, cost: float) -> None:
         """Take `cost` tokens whether they are there or not; never deeper in debt than one full bucket."""
-        full_at = max(self._full_at.get(key, now), now) + cost * self._interval
-        self._set(key, min(full_at, now + 2 * self._tolerance), now)
+        full_at = self._full_at(key, now) + cost * self._interval
+        self._set(key, min(full_at, now + 2 * self._tolerance))
 
-    def _set(self, key: str, full_at: float, now: float) -> None:
-        if key not in self._full_at and len(self._full_at) >= self._limit:
-            self._full_at = {each: when for each, when in self._full_at.items() if when > now}
-            while len(self._full_at) >= self._limit:
-                del self._full_at[next(iter(self._full_at))]
-        self._full_at[key] = full_at
+    def _full_at(self, key: str, now: float) -> float:
+        known = self._young.get(key)
+        if known is None:
+            known = self._old.get(key, now)
+        return max(known, now)
+
+    def _set(self, key: str, full_at: float) -> None:
+        self._old.pop(key, None)
+        self._young[key] = full_at
+        if len(self._young) >= self._generation:
+            self._old, self._young = self._young, {}
 
 
 class Gate:
