@@ -18,9 +18,9 @@ SLACK = 0.01
 """Part of a token that may be missing: times are floating-point numbers, and bursts are whole ones."""
 FAILURE_COST = 4.0
 """A failed log-in counts as so many further negotiations of its source."""
-OWNER_RATE = 0.5
+OWNER_RATE = 5.0
 """Tunnels a second that one owner may be granted on average; some clients ask 19 times a second when confused."""
-OWNER_BURST = 20
+OWNER_BURST = 100
 
 
 class Admission(enum.Enum):

@@ -35,6 +35,48 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What an authenticator says that a principal gets; what it leaves open, the configuration decides.
+
+    RADIUS attribute numbers in brackets.
+    """
+
+    address: IPv6Address | None = None
+    """This inner address and no other [168, or 97 as a /128]."""
+    interface_id: int | None = None
+    """The low 64 bits of the inner address, the rest from the pool [96]."""
+    prefix: IPv6Network | None = None
+    """This delegated prefix and no other [123]."""
+    address_pool: str | None = None
+    """Name of the pool to take the address from [100, 172]."""
+    prefix_pool: str | None = None
+    """Name of the pool to take the prefix from [171]."""
+    routes: tuple[IPv6Network, ...] = ()
+    """Further networks routed to the client [99]."""
+    resolver: IPv6Address | None = None
+    """Recursive resolver to tell the client [169]."""
+    session_limit: float = 0.0
+    """Seconds after which the session ends whatever happens [27]; 0: never."""
+    idle_limit: float | None = None
+    """Seconds of silence that end it [28]; 0: never."""
+    interim_interval: float | None = None
+    """Seconds between two interim accounting records [85]; 0: none."""
+    tunnels: int | None = None
+    """Tunnels that the principal may have [62]; 0 refuses it, more than one is still one."""
+    account_class: tuple[bytes, ...] = ()
+    """To be sent back in every accounting record, in order, as it came [25]."""
+    filter_ids: tuple[str, ...] = ()
+    """Names of profiles [11]; kept and shown, not applied."""
+    billed_as: str | None = None
+    """The name that accounting uses [1 of the accept]."""
+    by_radius: bool = False
+    """A RADIUS server judged the log-in (Acct-Authentic)."""
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who logged in, and what their authenticator says they get."""
 
@@ -42,6 +84,7 @@ class Principal:
     """Key of everything they hold: ``user:NAME``, or ``anonymous:ENDPOINT``. Never empty."""
     user: str | None
     """Account name; None for anonymous clients."""
+    terms: Terms = NO_TERMS
 
     @property
     def anonymous(self) -> bool:
@@ -62,7 +105,9 @@ class Rejected:
     """The credentials do not hold, and nobody else need be asked."""
 
     why: str
-    """For the log; the wire says only 300."""
+    """For the log."""
+    message: str = ""
+    """For the client, in place of the standard text of 300 (Reply-Message [18])."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +155,8 @@ class Opening:
     mtu: int
     idle_limit: float
     """Seconds of silence after which the session ends; 0: never."""
+    terms: Terms = NO_TERMS
+    """An address or prefix named here is granted instead of one that the store chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +174,7 @@ class Session:
     """Epoch seconds."""
     carried: Counters
     """What was counted up to the last checkpoint; the data plane of a restarted broker starts again at zero."""
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +244,10 @@ class StoreBusy(StoreError):
     """Too much waits to be written; the client may come back."""
 
 
+class NotGrantable(Exception):
+    """An address or prefix that the authenticator named is not ours to route, or somebody else has it."""
+
+
 class HoldsOther(Exception):
     """The owner holds a prefix of another length; it must be released before one of this pool can be granted."""
 
@@ -220,8 +272,11 @@ class SessionStore(Protocol):
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
         """Write how sessions ended. Anonymous owners' leases go with their last one. Closing twice keeps the first."""
 
-    async def checkpoint(self, carried: Mapping[TunnelId, Counters]) -> None:
-        """Write what live sessions have carried so far."""
+    async def checkpoint(self, carried: Mapping[TunnelId, Counters], *, interim: bool = False) -> None:
+        """Write what live sessions have carried so far; `interim`: and an interim record of each into the journal."""
+
+    async def change_terms(self, tunnel: TunnelId, terms: Terms) -> None:
+        """Write new terms of a live session (dynamic authorization); addresses stay. No such live session: nothing."""
 
     async def live_sessions(self) -> Sequence[Session]:
         """Sessions not closed, oldest first; what a restarted broker makes true again."""

@@ -116,7 +116,7 @@ def _first(db: Database) -> None:
 
     db.table("session").create(
         {
-            "id": int,  # the TunnelId. The newest row is never deleted, therefore no id is ever used twice
+            "id": int,  # the TunnelId
             "owner": str,
             "user": str,  # account name; NULL for anonymous clients
             "remote_address": str,  # outer end of the client as observed, numeric
@@ -154,7 +154,78 @@ def _first(db: Database) -> None:
     db.table("session").create_index(["owner", "started"], index_name="session_owner")
 
 
-STEPS: tuple[Callable[[Database], None], ...] = (_first,)
+_SESSION = """
+    CREATE TABLE session (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- the TunnelId; also one whose row was deleted is never used again
+        owner TEXT NOT NULL,
+        user TEXT, -- account name; NULL for anonymous clients
+        remote_address TEXT NOT NULL, -- outer end of the client as observed, numeric
+        remote_port INTEGER NOT NULL,
+        local_address TEXT NOT NULL, -- our outer end
+        local_port INTEGER NOT NULL,
+        carrier TEXT NOT NULL, -- of the signalling: udp or tcp
+        encapsulation TEXT NOT NULL, -- tunnel type as RFC 5572 spells it
+        address BLOB NOT NULL, -- 16 octets, big-endian: inner address of the client
+        prefix BLOB, -- 16 octets, big-endian: delegated prefix; NULL: none
+        prefix_length INTEGER, -- NULL: no prefix
+        mtu INTEGER NOT NULL, -- octets
+        idle_limit REAL NOT NULL, -- seconds; 0: never
+        mechanism TEXT NOT NULL, -- SASL mechanism
+        client_version TEXT NOT NULL, -- as the client names itself
+        started REAL NOT NULL, -- epoch seconds
+        ended REAL, -- epoch seconds; NULL while it lives
+        reason TEXT, -- an EndReason; NULL while it lives
+        packets_in INTEGER NOT NULL DEFAULT 0, -- from the client, up to the last checkpoint or the end
+        octets_in INTEGER NOT NULL DEFAULT 0,
+        packets_out INTEGER NOT NULL DEFAULT 0, -- to the client
+        octets_out INTEGER NOT NULL DEFAULT 0,
+        refused TEXT, -- JSON object, Refusal to packets; NULL: none
+        routes TEXT, -- JSON array of prefixes as text: networks routed to the client besides its prefix; NULL: none
+        terms TEXT -- JSON object: what the authenticator said, see store.terms; NULL: nothing
+    )
+"""
+_JOURNAL = """
+    CREATE TABLE journal (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, -- rises; also that of a deleted row is never used again
+        kind INTEGER NOT NULL, -- a RecordKind, Acct-Status-Type of RFC 2866
+        at REAL NOT NULL, -- epoch seconds of the event
+        session_id INTEGER, -- session.id; NULL for On and Off
+        session TEXT, -- JSON object: columns of the session row as it was then, which outlives that row; NULL as above
+        packets_in INTEGER NOT NULL DEFAULT 0, -- of the session so far, as in its row then
+        octets_in INTEGER NOT NULL DEFAULT 0,
+        packets_out INTEGER NOT NULL DEFAULT 0,
+        octets_out INTEGER NOT NULL DEFAULT 0,
+        refused TEXT,
+        reason TEXT -- an EndReason; only of a Stop
+    )
+"""
+
+
+def _terms_and_journal(db: Database) -> None:
+    # sqlite-utils cannot make AUTOINCREMENT, nor can SQLite add it to a table that is there.
+    db.execute("ALTER TABLE session RENAME TO session_before")
+    db.execute(_SESSION)
+    db.execute("INSERT INTO session SELECT *, NULL, NULL FROM session_before")
+    db.execute("DROP TABLE session_before")
+    db.execute("CREATE INDEX session_live ON session (owner) WHERE ended IS NULL")
+    db.execute("CREATE INDEX session_ended ON session (ended) WHERE ended IS NOT NULL")
+    db.execute("CREATE INDEX session_owner ON session (owner, started)")
+
+    # 1: a further network routed to the owner, 0: their address or prefix.
+    db.execute("ALTER TABLE lease ADD COLUMN route INTEGER NOT NULL DEFAULT 0")
+    # 1: released, and nobody will ask who had it; goes into no history.
+    db.execute("ALTER TABLE lease ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0")
+    db.execute("DROP INDEX lease_held")
+    db.execute("CREATE UNIQUE INDEX lease_held ON lease (owner, length = 128) WHERE released IS NULL AND route = 0")
+    # What retention has to look at.
+    db.execute("CREATE INDEX lease_remembered ON lease (released) WHERE released IS NOT NULL AND forgotten = 0")
+
+    db.execute(_JOURNAL)
+    # Small beside the table: counting goes along it.
+    db.execute("CREATE INDEX journal_session ON journal (session_id)")
+
+
+STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal)
 
 
 # --- making and upgrading -----------------------------------------------------------------------------------------

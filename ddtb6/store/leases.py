@@ -35,9 +35,17 @@ _TAKEN = """
     ORDER BY start
 """
 _GRANT_NEW = "INSERT INTO lease (start, length, pool, owner, granted) VALUES (?, ?, ?, ?, ?)"
-_REMEMBER = f"INSERT INTO lease_history ({_COLUMNS}) SELECT {_COLUMNS} FROM lease WHERE start = ?"
-_GRANT_AGAIN = "UPDATE lease SET owner = ?, granted = ?, released = NULL WHERE start = ?"
+_REMEMBER = f"""
+    INSERT INTO lease_history ({_COLUMNS}) SELECT {_COLUMNS} FROM lease WHERE start = ? AND forgotten = 0
+"""
+_GRANT_AGAIN = "UPDATE lease SET owner = ?, granted = ?, released = NULL, forgotten = 0 WHERE start = ?"
 _RELEASE = "UPDATE lease SET released = ? WHERE start = ?"
+# Forgotten, unless there is a session that somebody may ask about.
+_RELEASE_ANONYMOUS = """
+    UPDATE lease SET released = :now, forgotten = NOT EXISTS (
+        SELECT 1 FROM session WHERE session.owner = lease.owner AND session.started >= lease.granted
+    ) WHERE owner = :owner AND released IS NULL
+"""
 _RELEASED_BY = f"""
     SELECT {_COLUMNS} FROM lease WHERE owner = :owner AND released IS NOT NULL
     UNION ALL SELECT {_COLUMNS} FROM lease_history WHERE owner = :owner
@@ -102,6 +110,11 @@ class Leases:
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools = dict(pools)
+        self._carvings = {
+            name: (int(pool.block.network_address), 128 - pool.length, pool.first + pool.capacity, _bounds(pool)[1])
+            for name, pool in pools.items()
+        }
+        """By pool: the block's first address, the bits below a piece, the index after its last, that one's address."""
         self._unused: dict[str, int] = {}
         """By pool an index below which every piece has been handed out: where to look for one that has not."""
         self.forget()
@@ -159,12 +172,12 @@ class Leases:
 
     def _never_used(self, connection: sqlite3.Connection, pool: Pool) -> int:
         """The first address of the lowest piece never handed out. Raises PoolExhausted."""
-        base, shift, beyond = int(pool.block.network_address), 128 - pool.length, pool.first + pool.capacity
+        base, shift, beyond, last = self._carvings[pool.name]
         index = self._unused[pool.name]
         if index >= beyond:
             raise PoolExhausted(pool.name)
         first = (base + (index << shift)).to_bytes(16, "big")
-        for taken, length in connection.execute(_TAKEN, {"first": first, "last": _bounds(pool)[1]}):
+        for taken, length in connection.execute(_TAKEN, {"first": first, "last": last}):
             # Pieces of an earlier carving may be larger or smaller than those of this pool.
             begin = int.from_bytes(taken, "big") - base
             end = begin + (1 << (128 - length))
@@ -203,6 +216,11 @@ def release(connection: sqlite3.Connection, owner: str, now: float) -> list[Leas
     held = [Row(*row) for row in connection.execute(_HELD_BY, (owner,))]
     connection.executemany(_RELEASE, [(now, row.start) for row in held])
     return [row._replace(released=now).lease() for row in held]
+
+
+def release_anonymous(connection: sqlite3.Connection, owner: str, now: float) -> None:
+    """End what the owner holds; no history is kept of what no packet came from."""
+    connection.execute(_RELEASE_ANONYMOUS, {"now": now, "owner": owner})
 
 
 def listing(connection: sqlite3.Connection, owner: str, held: bool) -> list[Lease]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Statements about sessions: opened, counted, ended, and asked about later.
 
+An anonymous session from whose client no packet came leaves no row: who fakes log-ins by the million would fill the
+disk with them.
 Invariants: an ended session never changes; ids rise and are never used twice.
-Not here: the leases that a session uses (`leases`), transactions (`writer`).
+Not here: the leases that a session uses (`leases`), transactions (`writer`), what others are told (`journal`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
-from ddtb6.broker.ports import Ending, Lease, Opening, PastSession, Session
+from ddtb6.broker.ports import Ending, Lease, Opening, PastSession, Session, Terms
+from ddtb6.store import terms
 from ddtb6.tunnel.reasons import EndReason, Refusal
 from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 
@@ -25,17 +28,19 @@ _REASONS = {each.value: each for each in EndReason}
 _INSERT = """
     INSERT INTO session (
         owner, user, remote_address, remote_port, local_address, local_port, carrier, encapsulation,
-        address, prefix, prefix_length, mtu, idle_limit, mechanism, client_version, started
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        address, prefix, prefix_length, mtu, idle_limit, mechanism, client_version, started, routes, terms
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ENDPOINTS = "id, owner, user, remote_address, remote_port, local_address, local_port"
 _PREFIX = "address, prefix, prefix_length"
-_COUNTERS = "packets_in, octets_in, packets_out, octets_out, refused"
-_LIVE = f"""
-    SELECT {_ENDPOINTS}, {_PREFIX}, encapsulation, mtu, mechanism, client_version, idle_limit, started, {_COUNTERS}
-    FROM session WHERE ended IS NULL ORDER BY id
-"""
-_PAST = f"SELECT {_ENDPOINTS}, {_PREFIX}, mechanism, client_version, started, ended, reason, {_COUNTERS} FROM session"
+COUNTERS = "packets_in, octets_in, packets_out, octets_out, refused"
+COLUMNS = (
+    f"{_ENDPOINTS}, {_PREFIX}, encapsulation, mtu, mechanism, client_version, idle_limit, started, routes, terms, "
+    f"{COUNTERS}"
+)
+"""What `session` makes a Session of."""
+_LIVE = f"SELECT {COLUMNS} FROM session WHERE ended IS NULL ORDER BY id"
+_PAST = f"SELECT {_ENDPOINTS}, {_PREFIX}, mechanism, client_version, started, ended, reason, {COUNTERS} FROM session"
 _NEWEST = f"{_PAST} ORDER BY id DESC LIMIT ?"
 _NEWEST_OF_OWNER = f"{_PAST} WHERE owner = ? ORDER BY started DESC, id DESC LIMIT ?"
 _CARRYING_ADDRESS = f"""
@@ -43,7 +48,8 @@ _CARRYING_ADDRESS = f"""
     ORDER BY started DESC, id DESC
 """
 _CARRYING_PREFIX = f"""
-    {_PAST} WHERE owner = ? AND started < ? AND (ended IS NULL OR ended > ?) AND prefix = ? AND prefix_length = ?
+    {_PAST} WHERE owner = ? AND started < ? AND (ended IS NULL OR ended > ?)
+    AND (prefix = ? AND prefix_length = ? OR EXISTS (SELECT 1 FROM json_each(routes) WHERE value = ?))
     ORDER BY started DESC, id DESC
 """
 _COUNT = """
@@ -56,16 +62,21 @@ _END = """
     WHERE id = ? AND ended IS NULL RETURNING owner
 """
 _LIVES = "SELECT 1 FROM session WHERE owner = ? AND ended IS NULL"
-# The newest row stays, so that the next id is a new one.
-_PRUNE = """
-    DELETE FROM session WHERE id IN (
-        SELECT id FROM session WHERE ended < ? AND id <> (SELECT max(id) FROM session) LIMIT ?
-    )
-"""
+_FORGET = "DELETE FROM session WHERE id = ?"
+_CHANGE_TERMS = "UPDATE session SET terms = ? WHERE id = ? AND ended IS NULL"
+_PRUNE = "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE ended < ? LIMIT ?)"
+
+_TOWARDS_CLIENT = frozenset({Refusal.TOO_BIG, Refusal.NOT_SENT})
+"""Refusals of packets that anybody may have sent, to the client."""
 
 
 def insert(
-    connection: sqlite3.Connection, opening: Opening, address: int, prefix: tuple[int, int] | None, now: float
+    connection: sqlite3.Connection,
+    opening: Opening,
+    address: int,
+    prefix: tuple[int, int] | None,
+    routes: tuple[IPv6Network, ...],
+    now: float,
 ) -> Session:
     """Write a session that begins now. `prefix` is its first address and its length."""
     carrier, local, remote = opening.link
@@ -88,6 +99,8 @@ def insert(
             opening.mechanism,
             opening.client_version,
             now,
+            json.dumps([str(each) for each in routes]) if routes else None,
+            terms.write(opening.terms),
         ),
     )
     row = cursor.lastrowid
@@ -100,6 +113,7 @@ def insert(
         IPv6Address(address),
         None if prefix is None else IPv6Network(prefix),
         opening.mtu,
+        routes,
     )
     return Session(
         spec.id,
@@ -111,16 +125,32 @@ def insert(
         opening.idle_limit,
         now,
         _NO_COUNTERS,
+        opening.terms,
     )
 
 
-def end(connection: sqlite3.Connection, endings: Iterable[Ending], now: float) -> set[str]:
-    """Write endings; those of sessions that have ended already change nothing. Returns the owners left without any."""
-    owners: set[str] = set()
-    for ending in endings:
-        values = (*_counted(ending.counters), now, ending.reason.value, ending.id)
-        owners.update(row[0] for row in connection.execute(_END, values).fetchall())
-    return {owner for owner in owners if connection.execute(_LIVES, (owner,)).fetchone() is None}
+def end(connection: sqlite3.Connection, ending: Ending, now: float) -> str | None:
+    """Write an ending and return the owner; None, with nothing written, when the session has ended already."""
+    values = (*_counted(ending.counters), now, ending.reason.value, ending.id)
+    ended = connection.execute(_END, values).fetchall()
+    return ended[0][0] if ended else None
+
+
+def forget_silent(connection: sqlite3.Connection, ending: Ending) -> None:
+    """Delete the row of an ended session, if no packet came from its client."""
+    counters = ending.counters
+    if not counters.packets_in and _TOWARDS_CLIENT.issuperset(counters.refused):
+        connection.execute(_FORGET, (ending.id,))
+
+
+def lives(connection: sqlite3.Connection, owner: str) -> bool:
+    """Has the owner a live session?"""
+    return connection.execute(_LIVES, (owner,)).fetchone() is not None
+
+
+def change_terms(connection: sqlite3.Connection, tunnel: TunnelId, changed: Terms) -> None:
+    """Write new terms of a live session."""
+    connection.execute(_CHANGE_TERMS, (terms.write(changed), tunnel))
 
 
 def count(connection: sqlite3.Connection, carried: Iterable[tuple[TunnelId, Counters]]) -> None:
@@ -130,7 +160,7 @@ def count(connection: sqlite3.Connection, carried: Iterable[tuple[TunnelId, Coun
 
 def live(connection: sqlite3.Connection) -> list[Session]:
     """Sessions that have not ended, oldest first."""
-    return [_session(row) for row in connection.execute(_LIVE)]
+    return [session(row) for row in connection.execute(_LIVE)]
 
 
 def newest(connection: sqlite3.Connection, owner: str | None, limit: int) -> list[PastSession]:
@@ -147,7 +177,8 @@ def carrying(connection: sqlite3.Connection, lease: Lease, at: float) -> list[Pa
     if lease.prefix.prefixlen == 128:
         rows = connection.execute(_CARRYING_ADDRESS, (*owner_and_time, start))
     else:
-        rows = connection.execute(_CARRYING_PREFIX, (*owner_and_time, start, lease.prefix.prefixlen))
+        as_route = str(lease.prefix)
+        rows = connection.execute(_CARRYING_PREFIX, (*owner_and_time, start, lease.prefix.prefixlen, as_route))
     return [_past(row) for row in rows]
 
 
@@ -167,20 +198,27 @@ def _counted(counters: Counters) -> tuple[int, int, int, int, str | None]:
     )
 
 
-def _counters(row: tuple[Any, ...]) -> Counters:
+def counters(row: tuple[Any, ...]) -> Counters:
+    """The Counters in a row of the columns that are named so."""
     packets_in, octets_in, packets_out, octets_out, text = row
     # A newer release may have counted for reasons that this one has no name for.
     refused = {_REFUSALS[name]: n for name, n in json.loads(text).items() if name in _REFUSALS} if text else {}
     return Counters(packets_in, octets_in, packets_out, octets_out, refused)
 
 
+def reason_of(text: str | None) -> EndReason | None:
+    """None, too, for a reason of a newer release."""
+    return None if text is None else _REASONS.get(text)
+
+
 def _prefix(start: bytes | None, length: int | None) -> IPv6Network | None:
     return None if start is None else IPv6Network((start, length))
 
 
-def _session(row: tuple[Any, ...]) -> Session:
+def session(row: tuple[Any, ...]) -> Session:
+    """The Session in a row of `COLUMNS`."""
     tunnel, owner, user, remote, remote_port, local, local_port, address, prefix, length = row[:10]
-    encapsulation, mtu, mechanism, client_version, idle_limit, started = row[10:16]
+    encapsulation, mtu, mechanism, client_version, idle_limit, started, routes, said = row[10:18]
     spec = TunnelSpec(
         tunnel,
         Encapsulation(encapsulation),
@@ -189,8 +227,10 @@ def _session(row: tuple[Any, ...]) -> Session:
         IPv6Address(address),
         _prefix(prefix, length),
         mtu,
+        tuple(map(IPv6Network, json.loads(routes))) if routes else (),
     )
-    return Session(tunnel, owner, user, spec, mechanism, client_version, idle_limit, started, _counters(row[16:]))
+    carried = counters(row[18:])
+    return Session(tunnel, owner, user, spec, mechanism, client_version, idle_limit, started, carried, terms.read(said))
 
 
 def _past(row: tuple[Any, ...]) -> PastSession:
@@ -208,6 +248,6 @@ def _past(row: tuple[Any, ...]) -> PastSession:
         client_version,
         started,
         ended,
-        _REASONS.get(reason),
-        _counters(row[15:]),
+        reason_of(reason),
+        counters(row[15:]),
     )

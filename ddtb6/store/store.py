@@ -10,12 +10,13 @@ Not here: how batches are committed (`writer`), statements (`leases`, `sessions`
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from ddtb6.addressing.pool import Pool, Use
+from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.ports import (
     Account,
     Clock,
@@ -26,9 +27,10 @@ from ddtb6.broker.ports import (
     PastSession,
     Session,
     StoreError,
+    Terms,
     UnknownPool,
 )
-from ddtb6.store import accounts, leases, sessions
+from ddtb6.store import accounts, journal, leases, sessions
 from ddtb6.store.database import explained, open_reader, open_writer
 from ddtb6.store.leases import Leases, Page
 from ddtb6.store.writer import InThread, Writer
@@ -45,12 +47,13 @@ def open_store(
     *,
     in_thread: InThread,
     later: Callable[[Callable[[], None]], object] | None = None,
+    journal: bool = False,
 ) -> Store:
     """The store in the file at `path`, which is made if there is none. Raises StoreError with a sentence.
 
     `in_thread` runs a function in a thread of the store's own, never two at once, or for a tool in this one
     (`twisted.internet.defer.execute`). `later` calls a function at the end of the reactor's turn: what was asked for in
-    one turn is then committed together.
+    one turn is then committed together. `journal`: somebody is to be told of sessions, so records of them are kept.
     """
     connection = open_writer(path)
     try:
@@ -60,14 +63,14 @@ def open_store(
             leases.fit(connection, clock.epoch())
             connection.execute("COMMIT")
         writer = Writer(connection, in_thread, later, leases.forget)
-        return Store(writer, open_reader(path), leases, pools, clock)
+        return Store(writer, open_reader(path), leases, pools, clock, journal)
     except BaseException:
         connection.close()
         raise
 
 
 class Store:
-    """Implements `ports.SessionStore` and `ports.AccountStore`. Made by `open_store`."""
+    """Implements `ports.SessionStore`, `ports.AccountStore` and `journal.Journal`. Made by `open_store`."""
 
     def __init__(
         self,
@@ -76,12 +79,14 @@ class Store:
         leases: Leases,
         pools: Mapping[str, Pool],
         clock: Clock,
+        journalled: bool,
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._leases = leases
         self._pools = dict(pools)
         self._clock = clock
+        self._journalled = journalled
 
     async def close(self) -> None:
         """Write what is waiting, then let go of the file."""
@@ -101,10 +106,14 @@ class Store:
         prefix = None if prefix_pool is None else self._leases.choose(connection, known, prefix_pool, now)
         # Nothing below refuses.
         self._leases.grant(connection, address, opening.owner, now)
-        if prefix is None:
-            return sessions.insert(connection, opening, address.start, None, now)
-        self._leases.grant(connection, prefix, opening.owner, now)
-        return sessions.insert(connection, opening, address.start, (prefix.start, prefix.length), now)
+        piece = None
+        if prefix is not None:
+            self._leases.grant(connection, prefix, opening.owner, now)
+            piece = (prefix.start, prefix.length)
+        session = sessions.insert(connection, opening, address.start, piece, (), now)
+        if self._journalled:
+            journal.record(connection, RecordKind.START, session.id, now)
+        return session
 
     def _pool(self, name: str, *, prefixes: bool) -> Pool:
         pool = self._pools.get(name)
@@ -115,18 +124,38 @@ class Store:
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
         now = self._clock.epoch()
 
-        def end(some: Sequence[Ending], connection: sqlite3.Connection) -> None:
-            for owner in sessions.end(connection, some, now):
-                if owner.startswith("anonymous:"):
-                    leases.release(connection, owner, now)
-
         for start in range(0, len(endings), SLICE):
-            await self._writer.submit(partial(end, endings[start : start + SLICE]))
+            await self._writer.submit(partial(self._end, endings[start : start + SLICE], now))
 
-    async def checkpoint(self, carried: Mapping[TunnelId, Counters]) -> None:
+    def _end(self, endings: Sequence[Ending], now: float, connection: sqlite3.Connection) -> None:
+        anonymous: set[str] = set()
+        for ending in endings:
+            owner = sessions.end(connection, ending, now)
+            if owner is None:
+                continue
+            if self._journalled:
+                journal.record(connection, RecordKind.STOP, ending.id, now)
+            if owner.startswith("anonymous:"):
+                sessions.forget_silent(connection, ending)
+                anonymous.add(owner)
+        for owner in anonymous:
+            if not sessions.lives(connection, owner):
+                leases.release_anonymous(connection, owner, now)
+
+    async def checkpoint(self, carried: Mapping[TunnelId, Counters], *, interim: bool = False) -> None:
+        now = self._clock.epoch()
         rows = list(carried.items())
+
+        def count(some: Sequence[tuple[TunnelId, Counters]], connection: sqlite3.Connection) -> None:
+            sessions.count(connection, some)
+            if interim and self._journalled:
+                journal.record_interim(connection, [tunnel for tunnel, _ in some], now)
+
         for start in range(0, len(rows), SLICE):
-            await self._writer.submit(partial(sessions.count, carried=rows[start : start + SLICE]))
+            await self._writer.submit(partial(count, rows[start : start + SLICE]))
+
+    async def change_terms(self, tunnel: TunnelId, terms: Terms) -> None:
+        await self._writer.submit(lambda connection: sessions.change_terms(connection, tunnel, terms))
 
     async def live_sessions(self) -> Sequence[Session]:
         return await self._writer.submit(sessions.live)
@@ -171,6 +200,24 @@ class Store:
                 gone_now = await self._writer.submit(partial(prune, before=before, most=SLICE))
                 gone += gone_now
         return gone
+
+    # --- journal ---
+
+    async def append(self, kind: RecordKind) -> None:
+        now = self._clock.epoch()
+        if self._journalled:
+            await self._writer.submit(lambda connection: journal.append(connection, kind, now))
+
+    async def waiting(self, after: int, limit: int) -> Sequence[Record]:
+        return await self._writer.submit(lambda connection: journal.waiting(connection, after, limit))
+
+    async def acknowledge(self, numbers: Collection[int]) -> None:
+        every = list(numbers)
+        for start in range(0, len(every), SLICE):
+            await self._writer.submit(partial(journal.acknowledge, numbers=every[start : start + SLICE]))
+
+    async def backlog(self) -> int:
+        return await self._writer.submit(journal.backlog)
 
     # --- accounts ---
 

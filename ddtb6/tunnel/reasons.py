@@ -53,5 +53,7 @@ class EndReason(enum.Enum):
     """An administrator ended it."""
     DISABLED = "disabled"
     """The account was disabled or deleted."""
+    SESSION_TIMEOUT = "session-timeout"
+    """The time that the authenticator allowed for was over."""
     FAILED = "failed"
     """The data plane could not carry it."""

@@ -34,6 +34,8 @@ class TunnelSpec:
     """The delegated prefix routed to the client, if it has one."""
     mtu: int
     """Largest inner packet in octets, 1280 to 65507."""
+    routes: tuple[IPv6Network, ...] = ()
+    """Further networks routed to the client; sources in them are its own."""
 
 
 @dataclass(frozen=True, slots=True)

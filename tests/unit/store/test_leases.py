@@ -219,7 +219,7 @@ def test_fifty_thousand_leases_and_then_exactly_what_is_left(tmp_path: Path) -> 
     gap = 50_000
     with closing(sqlite3.connect(tmp_path / "ddtb6.sqlite")) as connection, connection:
         connection.executemany(
-            "INSERT INTO lease VALUES (?, 56, 'homes', ?, 1.0, NULL)",
+            "INSERT INTO lease VALUES (?, 56, 'homes', ?, 1.0, NULL, 0, 0)",
             [
                 (pools["homes"].piece(index).network_address.packed, f"user:{index}")
                 for index in range(65530)
@@ -316,7 +316,7 @@ def test_the_schema_itself_lets_nobody_hold_two(tmp_path: Path, store: Store) ->
     prefix_of(store, "user:alice")
     piece = "x'" + IPv6Address("2001:db8:100:100::").packed.hex() + "'"
     with pytest.raises(sqlite3.IntegrityError, match="lease_held"):
-        rows(tmp_path, f"INSERT INTO lease VALUES ({piece}, 56, 'homes', 'user:alice', 1.0, NULL)")
+        rows(tmp_path, f"INSERT INTO lease VALUES ({piece}, 56, 'homes', 'user:alice', 1.0, NULL, 0, 0)")
 
 
 def test_what_was_undone_is_free_again(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_ids_are_never_used_again(tmp_path: Path, store: Store, clock: SetClock)
     sessions = [open_one(store) for _ in range(3)]
     end(store, *sessions)
     clock.now += 1
-    assert now(store.prune(clock.now)) == 2
+    assert now(store.prune(clock.now)) == 3
     now(store.close())
     assert open_one(make_store(tmp_path)).id == 4
 
@@ -306,6 +306,6 @@ def test_pruning_goes_on_to_the_end(
         clock.now += 1
         end(store, open_one(store, "anonymous:a"))
     clock.now += 1
-    assert now(store.prune(clock.now)) == 2 * 16
-    assert rows(tmp_path, "SELECT count(*) FROM session") == [(1,)]
+    assert now(store.prune(clock.now)) == 17 + 16
+    assert rows(tmp_path, "SELECT count(*) FROM session") == [(0,)]
     assert rows(tmp_path, "SELECT count(*) FROM lease_history") == [(0,)]
