@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, collapse_addresses, ip_address
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
@@ -36,17 +36,21 @@ _NAT64 = 0x0064_FF9B << 32
 class Peer:
     """One tunnel. The plane counts in it directly: no call per packet.
 
-    `spans` are its inner addresses as closed intervals of numbers that do not overlap.
+    `spans` are its inner addresses as closed intervals of numbers that do not overlap, `networks` its prefix and routes
+    as pairs of shift and shifted high half. Most tunnels have one at most, so the first is `shift` and `network`, too,
+    and those after it are `further`.
     """
 
     __slots__ = (
         "address",
+        "further",
         "high",
         "last_seen",
         "local",
         "low",
         "mtu",
         "network",
+        "networks",
         "octets_in",
         "octets_out",
         "packets_in",
@@ -64,18 +68,26 @@ class Peer:
         self.address = spec.address.packed
         number = int(spec.address)
         self.high, self.low = number >> 64, number & (1 << 64) - 1
-        # Without a prefix, a number that no shifted high half is equal to.
-        self.shift, self.network = 0, -1
-        self.spans: tuple[tuple[int, int], ...] = ((number, number),)
-        if spec.prefix is not None:
-            start = int(spec.prefix.network_address)
-            end = start | (1 << 128 - spec.prefix.prefixlen) - 1
-            self.shift = 64 - spec.prefix.prefixlen
-            self.network = start >> 64 + self.shift
-            self.spans = ((start, end),) if start <= number <= end else ((number, number), (start, end))
+        self.networks: list[tuple[int, int]] = []
+        self.spans = [(number, number)]
+        for network in _networks(spec):
+            start = int(network.network_address)
+            end = start | (1 << 128 - network.prefixlen) - 1
+            shift = 64 - network.prefixlen
+            self.networks.append((shift, start >> 64 + shift))
+            if start <= number <= end:
+                del self.spans[0]
+            self.spans.append((start, end))
+        # Without a network, a number that no shifted high half is equal to.
+        self.shift, self.network = self.networks[0] if self.networks else (0, -1)
+        self.further = self.networks[1:]
         self.packets_in = self.octets_in = self.packets_out = self.octets_out = 0
         self.refused: dict[Refusal, int] = {}
         self.last_seen: float | None = None
+
+    def routes(self, high: int) -> bool:
+        """Whether addresses with this high half are in one of its further networks."""
+        return any(high >> shift == network for shift, network in self.further)
 
     def refuse(self, reason: Refusal) -> None:
         """Count a packet that was not carried."""
@@ -106,7 +118,7 @@ class Peers:
         self._by_id: dict[TunnelId, Peer] = {}
         self._by_ends: dict[tuple[Endpoint, Endpoint], Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
-        self._by_prefix: dict[int, dict[int, Peer]] = {}
+        self._by_network: dict[int, dict[int, Peer]] = {}
         self._starts: list[int] = []
         self._spans: dict[int, tuple[int, Peer]] = {}
         self.strays: dict[Refusal, int] = {}
@@ -137,12 +149,12 @@ class Peers:
         self._by_id[spec.id] = peer
         self._by_ends[spec.local, spec.remote] = peer
         self._by_address[peer.address] = peer
-        if spec.prefix is not None:
-            table = self._by_prefix.get(peer.shift)
+        for shift, network in peer.networks:
+            table = self._by_network.get(shift)
             if table is None:
-                self._by_prefix = dict(sorted({**self._by_prefix, peer.shift: {}}.items()))
-                table = self._by_prefix[peer.shift]
-            table[peer.network] = peer
+                self._by_network = dict(sorted({**self._by_network, shift: {}}.items()))
+                table = self._by_network[shift]
+            table[network] = peer
         for start, end in peer.spans:
             insort(self._starts, start)
             self._spans[start] = end, peer
@@ -185,7 +197,11 @@ class Peers:
             return None
         reason = self._source_fault(source, source_low)
         if reason is None:
-            if (source_low != peer.low or source != peer.high) and source >> peer.shift != peer.network:
+            if (
+                (source_low != peer.low or source != peer.high)
+                and source >> peer.shift != peer.network
+                and not (peer.further and peer.routes(source))
+            ):
                 reason = Refusal.SPOOFED_SOURCE
             else:
                 reason = self._destination_fault(destination, destination_low)
@@ -207,7 +223,7 @@ class Peers:
             return None
         peer = self._by_address.get(packet[24:40])
         if peer is None:
-            for shift, table in self._by_prefix.items():
+            for shift, table in self._by_network.items():
                 peer = table.get(destination >> shift)
                 if peer is not None:
                     break
@@ -281,8 +297,9 @@ class Peers:
             raise DataPlaneError(f"this data plane does not carry {spec.encapsulation.value}")
         if spec.mtu not in MTU_RANGE:
             raise DataPlaneError(f"an MTU of {spec.mtu} is outside of {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
-        if spec.prefix is not None and not 0 < spec.prefix.prefixlen <= 64:
-            raise DataPlaneError(f"the prefix {spec.prefix} is longer than a /64, or is everything")
+        for network in spec.routes if spec.prefix is None else (spec.prefix, *spec.routes):
+            if not 0 < network.prefixlen <= 64:
+                raise DataPlaneError(f"the prefix {network} is longer than a /64, or is everything")
         self._check_remote(spec)
         holder = self._by_ends.get((spec.local, spec.remote))
         if holder is not None and holder.spec.id != spec.id:
@@ -313,11 +330,17 @@ class Peers:
         del self._by_id[spec.id]
         del self._by_ends[spec.local, spec.remote]
         del self._by_address[peer.address]
-        if spec.prefix is not None:
-            table = self._by_prefix[peer.shift]
-            del table[peer.network]
+        for shift, network in peer.networks:
+            table = self._by_network[shift]
+            del table[network]
             if not table:
-                self._by_prefix = {shift: each for shift, each in self._by_prefix.items() if each}
+                self._by_network = {shift: each for shift, each in self._by_network.items() if each}
         for start, _ in peer.spans:
             del self._spans[start]
             del self._starts[bisect_left(self._starts, start)]
+
+
+def _networks(spec: TunnelSpec) -> Iterable[IPv6Network]:
+    """Prefix and routes in as few networks as hold the same addresses: a client's may lie in each other."""
+    prefix = () if spec.prefix is None else (spec.prefix,)
+    return collapse_addresses((*prefix, *spec.routes)) if spec.routes else prefix

@@ -16,7 +16,7 @@ from support.planes import DEVICE_MTU, HOST, LOCAL, OWN, RIGS, Rig, drive, hops,
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.broker.ports import DataPlaneError
-from ddtb6.tunnel.spec import Counters, TunnelId
+from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 
 BROKER = "2001:db8:1::1"
 ELSEWHERE = "2001:db8:f::3"
@@ -110,6 +110,7 @@ def test_dump_gives_those_asked_for_that_exist(rig: Rig) -> None:
     assert list(drive(rig.plane.dump([]))) == []
 
 
+ROUTE = IPv6Network("2001:db8:9000:40::/58")
 TAKEN = {
     "endpoint": {"remote": spec(1).remote},
     "address": {"address": spec(1).address},
@@ -118,21 +119,35 @@ TAKEN = {
     "part of the prefix": {"prefix": IPv6Network("2001:db8:8000:1ff::/64")},
     "address inside the prefix": {"address": IPv6Address("2001:db8:8000:100::1")},
     "prefix around the address": {"prefix": IPv6Network("2001:db8:1::/64")},
+    "prefix that is a route": {"prefix": ROUTE},
+    "prefix around a route": {"prefix": IPv6Network("2001:db8:9000::/56")},
+    "prefix inside a route": {"prefix": IPv6Network("2001:db8:9000:7f::/64")},
+    "address inside a route": {"address": ROUTE[-1]},
+    "route that is the prefix": {"routes": (IPv6Network("2001:db8:a000::/64"), spec(1).prefix)},
+    "route around the prefix": {"routes": (IPv6Network("2001:db8:8000::/34"),)},
+    "route inside the prefix": {"routes": (IPv6Network("2001:db8:8000:1ff::/64"),)},
+    "route around the address": {"routes": (IPv6Network("2001:db8:1::/64"),)},
+    "route that is a route": {"routes": (ROUTE,)},
+    "route around a route": {"routes": (IPv6Network("2001:db8:9000::/57"),)},
+    "route inside a route": {"routes": (IPv6Network("2001:db8:9000:7e::/63"), IPv6Network("2001:db8:a000::/64"))},
 }
 
 
 @pytest.mark.parametrize("what", TAKEN)
 def test_what_another_tunnel_has_is_refused_and_nothing_changes(rig: Rig, what: str) -> None:
-    first, second = rig.raise_tunnel(spec(1)), rig.raise_tunnel(spec(0x202))
+    first, second = rig.raise_tunnel(spec(1, routes=(ROUTE,))), rig.raise_tunnel(spec(0x202))
     assert first.prefix == IPv6Network("2001:db8:8000:100::/56")
     for number in (0x202, 3):  # changing one, and making one
         with pytest.raises(DataPlaneError, match=r"tunnel \d+ has"):
             drive(rig.plane.raise_tunnel(spec(number, **TAKEN[what])))
     assert {each.spec for each in drive(rig.plane.dump())} == {first, second}
-    for tunnel in (first, second):
-        packet = ipv6(tunnel.prefix[5], HOST, what.encode())
-        rig.from_client(tunnel, packet)
+    for tunnel, inside in ((first, first.prefix[5]), (first, ROUTE[5]), (second, second.prefix[5])):
+        rig.from_client(tunnel, packet := ipv6(inside, HOST, what.encode()))
         rig.comes_out(hops(packet))
+        rig.from_internet(packet := ipv6(HOST, inside, what.encode()))
+        rig.reaches(tunnel, hops(packet))
+    rig.from_client(second, ipv6("2001:db8:a000::1", HOST))
+    assert rig.refused(second) == {"spoofed-source": 1}
 
 
 UNFIT = {
@@ -157,6 +172,9 @@ def test_everything_and_the_parts_of_a_host_are_no_prefix(rig: Rig) -> None:
     for prefix in ("::/0", "2001:db8:8000::/65"):
         with pytest.raises(DataPlaneError, match="prefix"):
             drive(rig.plane.raise_tunnel(spec(1, prefix=IPv6Network(prefix))))
+        with pytest.raises(DataPlaneError, match="prefix"):
+            drive(rig.plane.raise_tunnel(spec(1, routes=(spec(1).prefix, IPv6Network(prefix)))))
+    assert drive(rig.plane.dump()) == []
 
 
 # --- what is carried ----------------------------------------------------------------------------------------------
@@ -201,6 +219,77 @@ def test_an_address_inside_of_its_own_prefix(rig: Rig) -> None:
         drive(rig.plane.raise_tunnel(spec(2, address=tunnel.prefix[7], prefix=None)))
     drive(rig.plane.lower_tunnel(tunnel.id))
     rig.raise_tunnel(spec(2, address=tunnel.prefix[7], prefix=None))
+
+
+def carries(rig: Rig, tunnel: TunnelSpec, inside: IPv6Address) -> None:
+    """Packets from and to the address pass."""
+    rig.from_client(tunnel, packet := ipv6(inside, HOST, b"up"))
+    rig.comes_out(hops(packet))
+    rig.from_internet(packet := ipv6(HOST, inside, b"down"))
+    rig.reaches(tunnel, hops(packet))
+
+
+@pytest.mark.parametrize("prefix", [None, IPv6Network("2001:db8:8000:100::/56")])
+def test_routes_of_every_length_are_the_tunnels_own(rig: Rig, prefix: IPv6Network | None) -> None:
+    blocks = ["2001:db8:a000::/35", "2001:db8:9001:4000::/51", "2001:db8:9001:2180::/57", "2001:db8:9001:2232::/63"]
+    blocks += ["2001:db8:9001:2241::/64", "2001:db8:9001:2243::/64"]
+    tunnel = rig.raise_tunnel(spec(1, prefix=prefix, routes=tuple(map(IPv6Network, blocks))))
+    neighbour = rig.raise_tunnel(spec(2, prefix=None, routes=(IPv6Network("2001:db8:9001:2242::/64"),)))
+    carries(rig, tunnel, tunnel.address)
+    for network in tunnel.routes if prefix is None else (prefix, *tunnel.routes):
+        for inside in (network[0], network[1], network[-1]):
+            carries(rig, tunnel, inside)
+        for outside in (network[0] - 1, network[-1] + 1):
+            rig.from_client(tunnel, ipv6(outside, HOST))
+            rig.from_client(neighbour, ipv6(network[7], HOST))
+    count = 2 * len(blocks) + (0 if prefix is None else 2)
+    assert rig.refused(tunnel) == rig.refused(neighbour) == {"spoofed-source": count}
+    carries(rig, neighbour, neighbour.routes[0][1])
+
+
+def test_a_packet_for_a_route_from_the_routes_of_another_client(rig: Rig) -> None:
+    one = rig.raise_tunnel(spec(1, routes=(ROUTE,)))
+    other = rig.raise_tunnel(spec(2, routes=(IPv6Network("2001:db8:9000:80::/57"),)))
+    rig.from_client(one, packet := ipv6(ROUTE[3], other.routes[0][4], b"across"))
+    rig.reaches(other, hops(packet))
+    assert rig.internet_saw() == []
+
+
+def test_routes_may_lie_in_each_other_and_around_the_rest_of_their_tunnel(rig: Rig) -> None:
+    prefix, address = IPv6Network("2001:db8:8000:100::/56"), IPv6Address("2001:db8:9000:41::1")
+    nested = ("2001:db8:8000:100::/56", "2001:db8:8000:1ff::/64", "2001:db8:8000::/55", "2001:db8:9000:41::/64")
+    routes = (ROUTE, *map(IPv6Network, nested), ROUTE)
+    for changes in ({"prefix": prefix, "address": address}, {"prefix": prefix}, {"prefix": None}):
+        tunnel = rig.raise_tunnel(spec(1, routes=routes, **changes))
+        assert rig.observed(tunnel).spec == tunnel
+        for inside in (tunnel.address, ROUTE[0], ROUTE[-1], prefix[-1], IPv6Address("2001:db8:8000::1")):
+            carries(rig, tunnel, inside)
+        for network in routes:
+            with pytest.raises(DataPlaneError, match="tunnel 1 has"):
+                drive(rig.plane.raise_tunnel(spec(2, prefix=None, routes=(network,))))
+    drive(rig.plane.lower_tunnel(tunnel.id))
+    rig.raise_tunnel(spec(2, address=address, prefix=prefix, routes=(IPv6Network("2001:db8:8000::/56"),)))
+    rig.raise_tunnel(spec(3, routes=(IPv6Network("2001:db8:9000:40::/64"),)))
+
+
+def test_a_route_that_is_taken_back_is_nobodys_and_can_be_anothers(rig: Rig) -> None:
+    kept = IPv6Network("2001:db8:9000:100::/62")
+    tunnel = rig.raise_tunnel(spec(1, routes=(ROUTE, kept)))
+    carries(rig, tunnel, ROUTE[9])
+    tunnel = rig.raise_tunnel(spec(1, routes=(kept,)))
+    assert rig.observed(tunnel).counters == Counters(1, 42, 1, 44)
+    carries(rig, tunnel, kept[9])
+    carries(rig, tunnel, tunnel.prefix[9])
+    rig.from_client(tunnel, ipv6(ROUTE[9], HOST))
+    assert rig.refused(tunnel) == {"spoofed-source": 1}
+    before = rig.strays().get("no-tunnel", 0)
+    rig.from_internet(ipv6(HOST, ROUTE[9]))
+    rig.until(lambda: rig.strays().get("no-tunnel", 0) == before + 1, "the refusal")
+    other = rig.raise_tunnel(spec(2, prefix=None, routes=(ROUTE,)))
+    carries(rig, other, ROUTE[9])
+    drive(rig.plane.lower_tunnel(tunnel.id))
+    carries(rig, other, ROUTE[10])
+    rig.raise_tunnel(spec(3, routes=(kept,)))
 
 
 def test_from_client_to_client(rig: Rig) -> None:

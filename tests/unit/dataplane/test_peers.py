@@ -32,26 +32,31 @@ def addresses(draw: st.DrawFn) -> IPv6Address:
     return IPv6Address(int(SPACE.network_address) + high + draw(st.integers(0, 2)))
 
 
-prefixes = st.none() | st.builds(lambda a, length: IPv6Network((a, length), strict=False), addresses(), lengths)
+networks = st.builds(lambda a, length: IPv6Network((a, length), strict=False), addresses(), lengths)
 specs = st.builds(
-    lambda number, port, address, prefix: replace(
-        spec(number), remote=Endpoint("198.51.100.7", port), address=address, prefix=prefix
+    lambda number, port, address, prefix, routes: replace(
+        spec(number), remote=Endpoint("198.51.100.7", port), address=address, prefix=prefix, routes=tuple(routes)
     ),
     st.integers(1, 6),
     st.integers(1, 5),
     addresses(),
-    prefixes,
+    st.none() | networks,
+    st.lists(networks, max_size=3),
 )
 
 
+def held(tunnel: TunnelSpec) -> list[IPv6Network]:
+    return [*tunnel.routes, *([] if tunnel.prefix is None else [tunnel.prefix])]
+
+
 def holds(tunnel: TunnelSpec, address: IPv6Address) -> bool:
-    return address == tunnel.address or (tunnel.prefix is not None and address in tunnel.prefix)
+    return address == tunnel.address or any(address in each for each in held(tunnel))
 
 
 def clash(one: TunnelSpec, other: TunnelSpec) -> bool:
     if one.remote == other.remote or holds(one, other.address) or holds(other, one.address):
         return True
-    return one.prefix is not None and other.prefix is not None and one.prefix.overlaps(other.prefix)
+    return any(mine.overlaps(its) for mine in held(one) for its in held(other))
 
 
 class TablesAgainstModel(RuleBasedStateMachine):
