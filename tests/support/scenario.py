@@ -95,6 +95,10 @@ class Broker:
         self.config.write_text(write_toml(chosen))
         self.process: subprocess.Popen[Any] | None = None
 
+    @property
+    def database(self) -> Path:
+        return load(self.config).server.database
+
     # --- the daemon ---------------------------------------------------------------------------------------------
 
     def start(self, deadline: float = 20) -> None:
