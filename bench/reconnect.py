@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everybody at once: as many clients as the broker is built for come back when it does.
+
+They log in for the first time, the daemon is killed, a new one resumes their sessions, and all of them, still at the
+endpoints they had, start over in the same moment and go on as gogoCLIENT does until they are back.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from bench.clients import Crowd, Outcome
+from bench.logins import MEBIBYTE, Say
+from bench.servers import Daemon, Place
+from bench.table import Row
+
+
+def reconnect(place: Place, directory: Path, plane: str, clients: int, say: Say) -> list[Row]:
+    """Log `clients` in, kill the daemon, start it again, and let all come back."""
+    users = [f"user{number:06}" for number in range(clients)]
+    address = ("127.0.0.1", 3653)
+    say(f"{clients:,} clients log in for the first time (data plane {plane})")
+    with Daemon(place, directory, plane, address, users=users) as daemon, Crowd(place, address, users) as crowd:
+        idle = daemon.resident()
+        first = crowd.log_in(range(clients), clients)
+        weight = (daemon.resident() - idle) / clients
+        say("the daemon is killed and started again")
+        daemon.stop(signal.SIGKILL)
+        stored = daemon.database.stat().st_size / clients
+        with Daemon(place, directory, plane, address) as successor:
+            say(f"{clients:,} clients come back at once")
+            back = crowd.log_in(range(clients), clients)
+            resident = successor.resident()
+    for outcome in (first, back):
+        if outcome.refusals:
+            say(f"what clients were told on the way: {outcome.refusals}")
+    return [
+        Row(f"{clients:,} clients log in for the first time", "s", [first.seconds]),
+        Row(f"start to listening with {clients:,} sessions", "s", [successor.listening_after]),
+        Row(f"{clients:,} clients come back at once", "s", [back.seconds], bar=25, at_most=True),
+        Row("  of them lost", "", [_missing(first, clients) + _missing(back, clients)], bar=0, at_most=True),
+        Row("  requests they repeated", "", [back.copies]),
+        Row("  resident memory then", "MiB", [resident / MEBIBYTE], bar=200, at_most=True),
+        Row("memory of a live session and its negotiation", "octets", [weight]),
+        Row("database of a session with address and prefix", "octets", [stored]),
+    ]
+
+
+def _missing(outcome: Outcome, clients: int) -> int:
+    return clients - outcome.completed
