@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError, UserSpacePlane
 from ddtb6.broker.views import Overview
+from ddtb6.clock import SystemClock
 from ddtb6.config import Config
 from ddtb6.dataplane.choose import choose as choose_plane
 from ddtb6.dataplane.links import own_outer_addresses
@@ -52,19 +52,8 @@ from ddtb6.web.control import Control
 
 T = TypeVar("T")
 
-DATABASE = "ddtb6.sqlite"
-"""File name in the state directory."""
-
-
 FIREWALL_STATUS_AGE = 30.0
 """Seconds for which what was read of the kernel's rules is shown again: reading takes milliseconds, nft a process."""
-
-
-class SystemClock:
-    """The two clocks of this machine."""
-
-    monotonic = staticmethod(time.monotonic)
-    epoch = staticmethod(time.time)
 
 
 def _nonce() -> bytes:
@@ -125,9 +114,11 @@ class BrokerService(Service):
 
     async def _start(self) -> None:
         config, reactor, clock = self.config, self._reactor, self._clock
-        lane = ThreadLane(reactor)
-        lane.start()
-        self._stopping.append(lane.stop)
+        # Two lanes: a flood of log-ins by password must not keep an administrator from changing one.
+        passwords, management = ThreadLane(reactor), ThreadLane(reactor, threads=1)
+        for lane in (passwords, management):
+            lane.start()
+            self._stopping.append(lane.stop)
         store = self._open_store()
         self._stopping.append(store.close)
         try:
@@ -135,7 +126,7 @@ class BrokerService(Service):
             plane = self._make_plane(choice.kind)
         except DataPlaneError as error:
             raise Fatal(f"no data plane: {error}") from None
-        authenticator = self._make_authenticator(store, lane)
+        authenticator = self._make_authenticator(store, passwords)
         policy = self._policy(offered(config.auth.mechanisms, authenticator))
         limits = config.limits
         gate = Gate(limits.per_source_rate, limits.per_source_burst, limits.overall_rate, limits.negotiations)
@@ -168,7 +159,7 @@ class BrokerService(Service):
                 activity=broker.activity(),
             )
 
-        control = Control(store, broker, overview, realm=config.server.realm, clock=clock, in_thread=lane)
+        control = Control(store, broker, overview, realm=config.server.realm, clock=clock, in_thread=management)
         await self._listen_web(overview, control)
         self._every_second(broker.tick, udp.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
@@ -189,7 +180,7 @@ class BrokerService(Service):
         config = self.config
         try:
             return open_store(
-                config.server.state / DATABASE,
+                config.server.database,
                 config.pools,
                 self._clock,
                 in_thread=in_thread,

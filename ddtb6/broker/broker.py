@@ -10,8 +10,8 @@ Not here: the tunnels that stand (`tunnels`), who speaks (`transport`), what is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, source_of, translated
@@ -36,6 +36,8 @@ from ddtb6.tsp.status import (
 from ddtb6.tunnel.reasons import EndReason
 from ddtb6.tunnel.spec import TunnelId
 
+PRUNING_INTERVAL = 3600.0
+"""Seconds between two prunings of history."""
 USAGE_INTERVAL = 5.0
 """Seconds between two countings of the pools, for the overview."""
 SILENT_LIMIT = 86400.0
@@ -56,6 +58,12 @@ class Policy:
     lifetime: int = 604800
     resolver: IPv6Address | None = None
     domain: str = ""
+    interim_interval: float = 0.0
+    """Between two interim accounting records where the authenticator says nothing; 0: none."""
+    interim_fixed: bool = False
+    """The interval above goes before the authenticator's (RFC 2869 section 2.1), not the other way round."""
+    history: float = 0.0
+    """How long ended sessions and leases are remembered; 0: for ever."""
     negotiation_timeout: float = 60.0
     per_source_tunnels: int = 64
 
@@ -63,10 +71,12 @@ class Policy:
 class Visitor:
     """Who is at the other end of one negotiation, and what has come of it so far."""
 
-    __slots__ = ("link", "negotiation", "principal", "tunnel")
+    __slots__ = ("link", "logged_in", "negotiation", "principal", "tunnel")
 
     def __init__(self, link: Link, negotiation: Negotiation) -> None:
         self.link = link
+        self.logged_in = 0.0
+        """Monotonic second at which its credentials were accepted."""
         self.negotiation = negotiation
         self.principal: ports.Principal | None = None
         self.tunnel: TunnelId | None = None
@@ -96,7 +106,8 @@ class Broker:
         self._bus = bus
         self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
         self._pool_usage: Mapping[str, tuple[int, int]] = {}
-        self._usage_due = clock.monotonic()
+        self._usage_due = self._pruning_due = clock.monotonic()
+        self._shut_out: dict[str, float] = {}
         self._granting: Counter[str] = Counter()
         """Tunnels by source that are being written and do not stand yet."""
         self._tally = Tally()
@@ -161,15 +172,15 @@ class Broker:
         error: TspError
         match verdict:
             case ports.Accepted(principal, rspauth):
-                visitor.principal = principal
+                visitor.principal, visitor.logged_in = principal, self._clock.monotonic()
                 version = visitor.negotiation.version
                 self._bus.publish(events.LoggedIn(visitor.link, principal.owner, mechanism, version))
                 return Judged(token, rspauth)
             case ports.Unavailable(why):
                 error = ServerBusy()
-            case ports.Rejected(why):
+            case ports.Rejected(why, message):
                 self._gate.failed(visitor.link.remote, self._clock.monotonic())
-                error = AuthenticationFailed()
+                error = AuthenticationFailed(message)
             case ports.NotMine():
                 why, error = "no authenticator knows the account", AuthenticationFailed()
         self._bus.publish(events.LoginRefused(visitor.link, mechanism, why))
@@ -178,6 +189,10 @@ class Broker:
     async def _grant(self, visitor: Visitor, create: Create) -> Offer:
         principal, link = visitor.principal, visitor.link
         assert principal is not None, "commands are taken after the log-in only"
+        if self._shut_out.get(principal.owner, -1.0) >= visitor.logged_in:
+            raise AuthenticationFailed
+        if principal.terms.tunnels == 0:
+            raise NoMoreTunnels("This account may have no tunnel")
         encapsulation = resolve(create.encapsulation, link, self._plane.encapsulations)
         if encapsulation is None:
             raise UnsupportedTunnelType
@@ -219,17 +234,26 @@ class Broker:
                 address_pool=sources.address[0],
                 prefix_pool=sources.prefix[0] if sources.prefix else None,
                 mtu=self._policy.mtu,
-                idle_limit=SILENT_LIMIT if create.keepalive is None else self._idle_limit,
+                idle_limit=self._idle_limit(principal.terms, keepalive=create.keepalive is not None),
+                terms=self._settled(principal.terms),
             )
             try:
                 return await self._store.open_session(opening)
             except ports.PoolExhausted as full:
                 sources = sources.without(str(full))
 
-    @property
-    def _idle_limit(self) -> float:
-        limit = self._policy.idle_limit
+    def _idle_limit(self, terms: ports.Terms, *, keepalive: bool) -> float:
+        if terms.idle_limit is not None:
+            return terms.idle_limit
+        limit = self._policy.idle_limit if keepalive else SILENT_LIMIT
         return max(limit, 5.0 * self._policy.keepalive) if limit else 0.0
+
+    def _settled(self, terms: ports.Terms) -> ports.Terms:
+        """`terms` with the interim interval that holds."""
+        policy = self._policy
+        if not policy.interim_interval or (terms.interim_interval is not None and not policy.interim_fixed):
+            return terms
+        return replace(terms, interim_interval=policy.interim_interval)
 
     def _offer(self, session: ports.Session, claimed: str, *, keepalive: bool) -> Offer:
         spec = session.spec
@@ -246,14 +270,14 @@ class Broker:
         interval = self._policy.keepalive
         return Offer(
             encapsulation=spec.encapsulation,
-            lifetime=self._policy.lifetime,
+            lifetime=min(self._policy.lifetime, int(session.terms.session_limit) or self._policy.lifetime),
             server_outer=spec.local.address,
             server_inner=server,
             client_outer=claimed,
             client_inner=spec.address,
             prefix=spec.prefix,
             name=f"{session.user}.{self._policy.domain}" if session.user and self._policy.domain else None,
-            resolver=self._policy.resolver,
+            resolver=session.terms.resolver or self._policy.resolver,
             keepalive=Keepalive(interval, server) if keepalive and interval else None,
         )
 
@@ -295,6 +319,9 @@ class Broker:
         if now >= self._usage_due:
             self._usage_due = now + USAGE_INTERVAL
             self._pool_usage = await self._store.pool_usage()
+        if self._policy.history and now >= self._pruning_due:
+            self._pruning_due = now + PRUNING_INTERVAL
+            await self._store.prune(self._clock.epoch() - self._policy.history)
 
     async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""
@@ -304,8 +331,21 @@ class Broker:
         """End a session now, durably; False when there is none of that id."""
         return await self._tunnels.end(tunnel, reason)
 
+    def live_sessions(self) -> Iterator[ports.Session]:
+        """Sessions whose tunnels stand, oldest first."""
+        return self._tunnels.sessions()
+
+    async def change_terms(self, tunnel: TunnelId, terms: ports.Terms) -> bool:
+        """Let a session go on under other terms, durably; False when there is none of that id."""
+        return await self._tunnels.change_terms(tunnel, terms)
+
     async def disconnect_owner(self, owner: str, reason: EndReason) -> bool:
-        """End the owner's session now, durably; False when it has none."""
+        """End the owner's session now, durably; False when it has none.
+
+        With the reason DISABLED a client that has logged in already is granted nothing any more.
+        """
+        if reason is EndReason.DISABLED:
+            self._shut_out[owner] = self._clock.monotonic()
         session = self._tunnels.of_owner(owner)
         return session is not None and await self._tunnels.end(session.id, reason)
 

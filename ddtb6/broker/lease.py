@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 
 from ddtb6.addressing.pool import DELEGATED_LENGTHS, Pool, Use
-from ddtb6.broker.ports import DataPlaneError, HoldsOther, PoolExhausted, Principal, UnknownPool
+from ddtb6.broker.ports import DataPlaneError, HoldsOther, NotGrantable, PoolExhausted, Principal, UnknownPool
 from ddtb6.tsp.messages import Create
 from ddtb6.tsp.status import (
     NoMoreTunnels,
@@ -42,19 +43,47 @@ class Sources:
 
 
 def sources(pools: Iterable[Pool], principal: Principal, create: Create) -> Sources:
-    """Where a request draws from. Raises PrefixForAnonymous, PrefixLengthUnavailable, NoMoreTunnels (no such pool)."""
+    """Where a request draws from.
+
+    What the authenticator named goes before what the client asked for. Raises PrefixForAnonymous,
+    PrefixLengthUnavailable, NoMoreTunnels (no such pool), NotGrantable (the authenticator named what there is not).
+    """
     pools = tuple(pools)
+    terms = principal.terms
     length = create.prefix_length
     if length is not None and principal.anonymous:
         raise PrefixForAnonymous
     use = Use.ANONYMOUS if principal.anonymous else Use.ACCOUNTS
-    address = tuple(pool.name for pool in pools if pool.use is use)
-    prefix = tuple(pool.name for pool in pools if pool.use is Use.PREFIXES and pool.length == length)
-    if length is not None and not prefix:
-        raise PrefixLengthUnavailable(_offered_lengths(pools))
+    address = _named(pools, use, terms.address_pool) or tuple(pool.name for pool in pools if pool.use is use)
+    prefix: tuple[str, ...] = ()
+    if length is not None:
+        prefix = (
+            _containing(pools, terms.prefix)
+            or _named(pools, Use.PREFIXES, terms.prefix_pool)
+            or tuple(pool.name for pool in pools if pool.use is Use.PREFIXES and pool.length == length)
+        )
+        if not prefix:
+            raise PrefixLengthUnavailable(_offered_lengths(pools))
     if not address:
         raise NoMoreTunnels
     return Sources(address, prefix)
+
+
+def _named(pools: Iterable[Pool], use: Use, name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if not any(pool.name == name and pool.use is use for pool in pools):
+        raise NotGrantable(f'the authenticator named the pool "{name}", and no pool for {use.value} is called that')
+    return (name,)
+
+
+def _containing(pools: Iterable[Pool], prefix: IPv6Network | None) -> tuple[str, ...]:
+    if prefix is None:
+        return ()
+    found = tuple(pool.name for pool in pools if pool.use is Use.PREFIXES and prefix.subnet_of(pool.block))
+    if not found:
+        raise NotGrantable(f"the authenticator named {prefix}, which is in no pool for prefixes")
+    return found[:1]
 
 
 def _offered_lengths(pools: Iterable[Pool]) -> str:
@@ -73,6 +102,6 @@ def refusal(error: Exception) -> TspError | None:
             return NoMoreTunnels()
         case HoldsOther():
             return PrefixLengthUnavailable(f"This account holds a /{error.lease.prefix.prefixlen}")
-        case UnknownPool() | DataPlaneError():
+        case UnknownPool() | DataPlaneError() | NotGrantable():
             return ServerError()
     return None

@@ -17,10 +17,14 @@ from ddtb6.tunnel.spec import TunnelId
 class Live:
     """A tunnel that stands, and what only the running broker knows of it."""
 
-    __slots__ = ("counted", "established", "nat", "quiet_since", "session")
+    __slots__ = ("counted", "ends_at", "established", "interim_at", "nat", "quiet_since", "session")
 
-    def __init__(self, session: Session, now: float, *, nat: bool, established: bool) -> None:
+    def __init__(self, session: Session, now: float, *, nat: bool, established: bool, ends_at: float | None) -> None:
         self.session = session
+        self.ends_at = ends_at
+        """Monotonic second at which it ends whatever happens; None: it may go on."""
+        self.interim_at: float | None = None
+        """Monotonic second at which accounting is told of it again; None: it is not."""
         self.nat = nat
         """The client believes it has another outer address than the one we see."""
         self.established = established

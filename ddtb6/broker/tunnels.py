@@ -10,7 +10,8 @@ Not here: who may have a tunnel (`broker`), what the store grants (`store`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
@@ -25,6 +26,8 @@ from ddtb6.tunnel.spec import Counters, Observed, TunnelId
 
 CHECKPOINT_INTERVAL = 60.0
 """Seconds between two writings of what live sessions have carried: the most a killed user-space plane can lose."""
+INTERIM_JITTER = 0.1
+"""Part of the interval by which interim records of sessions are spread, so that they do not all come at once."""
 
 
 class Tunnels:
@@ -46,6 +49,7 @@ class Tunnels:
         self._offer_timeout = offer_timeout
         self._live = Registry()
         self._expiry: Wheel[TunnelId] = Wheel(clock.monotonic())
+        self._interims: Wheel[TunnelId] = Wheel(clock.monotonic())
         self._endings: list[ports.Ending] = []
         self._checkpoint_due = clock.monotonic() + CHECKPOINT_INTERVAL
         self._trouble: str | None = None
@@ -68,6 +72,10 @@ class Tunnels:
         """Packets since start that belong to no tunnel, by reason."""
         return self._plane.strays()
 
+    def sessions(self) -> Iterator[ports.Session]:
+        """The sessions of all live tunnels, oldest first."""
+        return (live.session for live in self._live)
+
     # --- one tunnel -----------------------------------------------------------------------------------------------
 
     async def stand(self, session: ports.Session, *, nat: bool, by: str) -> None:
@@ -77,7 +85,7 @@ class Tunnels:
         AddressInUse when an anonymous client is at the endpoint of an account, DataPlaneError when it cannot be
         carried; in each case the session's end is written.
         """
-        live = Live(session, self._clock.monotonic(), nat=nat, established=False)
+        live = self._alive(session, nat=nat, established=False)
         while (in_the_way := self._live.of_owner(session.owner) or self._live.at(session.spec.remote)) is not None:
             same_owner = in_the_way.session.owner == session.owner
             reason = EndReason.REPLACED if same_owner else EndReason.ENDPOINT_TAKEN
@@ -91,6 +99,7 @@ class Tunnels:
         if live not in self._live:
             raise RequestInProgress
         self._watch(live)
+        self._watch_interim(live)
         self._bus.publish(events.SessionOpened(session, nat))
 
     def establish(self, tunnel: TunnelId) -> None:
@@ -108,6 +117,29 @@ class Tunnels:
         await self._end(live, reason)
         await self._write_endings()
         return True
+
+    async def change_terms(self, tunnel: TunnelId, terms: ports.Terms) -> bool:
+        """Let a live session go on under other terms, durably; False when there is none of that id."""
+        live = self._live.get(tunnel)
+        if live is None:
+            return False
+        idle_limit = live.session.idle_limit if terms.idle_limit is None else terms.idle_limit
+        live.session = replace(live.session, terms=terms, idle_limit=idle_limit)
+        live.ends_at = self._ends_at(live.session)
+        self._watch(live)
+        self._watch_interim(live)
+        await self._store.change_terms(tunnel, terms)
+        return True
+
+    def _alive(self, session: ports.Session, *, nat: bool, established: bool) -> Live:
+        now = self._clock.monotonic()
+        return Live(session, now, nat=nat, established=established, ends_at=self._ends_at(session))
+
+    def _ends_at(self, session: ports.Session) -> float | None:
+        if not session.terms.session_limit:
+            return None
+        left = session.started + session.terms.session_limit - self._clock.epoch()
+        return self._clock.monotonic() + left
 
     async def _raise(self, live: Live) -> None:
         session = live.session
@@ -145,9 +177,21 @@ class Tunnels:
     # --- silence --------------------------------------------------------------------------------------------------
 
     def _watch(self, live: Live) -> None:
-        limit = self._limit(live)
-        if limit:
-            self._expiry.schedule(live.session.id, live.quiet_since + limit)
+        """Have it looked at when it may have to end."""
+        limit, session = self._limit(live), live.session
+        if limit or live.ends_at is not None:
+            quiet_until = live.quiet_since + limit if limit else math.inf
+            self._expiry.schedule(session.id, min(quiet_until, math.inf if live.ends_at is None else live.ends_at))
+
+    def _watch_interim(self, live: Live) -> None:
+        """Have accounting told of it after another interval."""
+        session = live.session
+        live.interim_at = None
+        if session.terms.interim_interval:
+            # Knuth's multiplicative hash of the id: spread without a random number.
+            spread = session.id * 2654435761 % 1024 / 1024 * INTERIM_JITTER
+            live.interim_at = self._clock.monotonic() + session.terms.interim_interval * (1 - spread)
+            self._interims.schedule(session.id, live.interim_at)
 
     def _limit(self, live: Live) -> float:
         """Seconds of silence that end it; 0: none do."""
@@ -170,7 +214,9 @@ class Tunnels:
                 live.established = True
         for live in due.values():
             limit = self._limit(live)
-            if limit and now - live.quiet_since >= limit:
+            if live.ends_at is not None and now >= live.ends_at:
+                await self._end(live, EndReason.SESSION_TIMEOUT)
+            elif limit and now - live.quiet_since >= limit:
                 await self._end(live, EndReason.IDLE if live.established else EndReason.NOT_ACCEPTED)
             else:
                 self._watch(live)
@@ -191,9 +237,10 @@ class Tunnels:
                 self._endings.append(ports.Ending(session.id, reason, session.carried))
             taken |= {session.owner, session.spec.remote}
         for session in reversed(newest):
-            live = Live(session, self._clock.monotonic(), nat=False, established=True)
+            live = self._alive(session, nat=False, established=True)
             self._live.add(live)
             self._watch(live)
+            self._watch_interim(live)
         await self._reconcile(closed=len(sessions) - len(newest))
         await self._write_endings()
 
@@ -217,6 +264,7 @@ class Tunnels:
             await self._expire(now)
         finally:
             await self._write_endings()
+        await self._write_interims(now)
         if now >= self._checkpoint_due:
             self._checkpoint_due = now + CHECKPOINT_INTERVAL
             await self._checkpoint()
@@ -258,6 +306,16 @@ class Tunnels:
         carried = self._count(each for each in await self._plane.dump() if each.counters != Counters())
         if carried:
             await self._store.checkpoint(carried)
+
+    async def _write_interims(self, now: float) -> None:
+        due: list[TunnelId] = []
+        for tunnel in self._interims.due(now):
+            live = self._live.get(tunnel)
+            if live is not None and live.interim_at is not None and now >= live.interim_at:
+                due.append(tunnel)
+                self._watch_interim(live)
+        if due:
+            await self._store.checkpoint(self._count(await self._plane.dump(due)), interim=True)
 
     def _count(self, observed: Iterable[Observed]) -> dict[TunnelId, Counters]:
         """All that live sessions have carried; remembered, too, in case the data plane loses it."""

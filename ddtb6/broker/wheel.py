@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One timer wheel for many deadlines: a second is a slot, a key stands in at most one.
+"""One timer wheel for many deadlines: a second is a slot.
 
-Moving a deadline later costs nothing: the owner of a key looks at its true deadline when the key comes up, and
-schedules it again. (A reactor call per session costs memory, and moving one earlier is linear in the number of pending
-calls.) Not here: who calls `due` once a second.
+A key that comes up is only to be looked at: its owner knows the true deadline, and schedules it again when that has
+moved later. So moving costs nothing, and a key that stands in two slots does no harm. (A reactor call per session
+costs memory, and moving one earlier is linear in the number of pending calls.) Not here: who calls `due` once a
+second.
 """
 
 from __future__ import annotations

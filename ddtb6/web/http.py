@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from twisted.web import resource, server
+from twisted.web.http import Request
 
 BODY_LIMIT = 65536
 """Octets of a request body; what is beyond is counted and thrown away."""
@@ -52,9 +53,18 @@ class BoundedRequest(server.Request):
             super().handleContentChunk(data)
 
 
+class _QuietSite(server.Site):
+    """Pages that are polled would fill the log."""
+
+    noisy = False
+
+    def log(self, request: Request) -> None:
+        """Nothing."""
+
+
 def make_site(root: resource.Resource, reactor: Any) -> server.Site:
     """A site of `root`. `reactor` keeps its time-outs."""
-    site = server.Site(root, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
+    site = _QuietSite(root, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
     site.displayTracebacks = False
     return site
 
