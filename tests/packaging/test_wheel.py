@@ -59,7 +59,8 @@ def test_the_wheel_carries_all_of_the_package_and_nothing_else(wheel: Path) -> N
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddtb6").rglob("*.py")}
     templates = {str(path.relative_to(ROOT)) for path in (ROOT / "ddtb6" / "web" / "templates").iterdir()}
     samples = {name for name in names if "/share/ddtb6/" in name}
-    expected = modules | templates | samples | {"twisted/plugins/ddtb6_plugin.py"}
+    data = {"ddtb6/radius/dictionary", "twisted/plugins/ddtb6_plugin.py"}
+    expected = modules | templates | samples | data
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert templates
     assert {Path(name).name for name in samples} == {path.name for path in (ROOT / "etc").iterdir()}
