@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -115,6 +116,7 @@ class ControlCase(unittest.TestCase):
 
     def setUp(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ddtb6-"))
+        self.addCleanup(shutil.rmtree, self.directory)
         self.clock = FixedClock()
         self.store = open_store(self.directory / "store", POOLS, self.clock, in_thread=defer.execute)
         self.addCleanup(lambda: defer.Deferred.fromCoroutine(self.store.close()))
