@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from support.planes import icmp
-from support.stored import POOLS, now
+from support.stored import by_name, now, pool
 from twisted.internet.defer import execute
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from ddtb6.addressing.endpoint import Endpoint
-from ddtb6.addressing.pool import Pool
+from ddtb6.addressing.pool import Pool, Use
 from ddtb6.auth.chain import Anonymous, Chain, offered
 from ddtb6.auth.local import LocalUsers
 from ddtb6.broker.admission import Gate
@@ -40,6 +40,13 @@ from ddtb6.transport.udp import UdpSignalling
 T = TypeVar("T")
 
 SERVER = Endpoint("192.0.2.1", 3653)
+POOLS = by_name(
+    pool("links", "2001:db8:0:1::/64", Use.ACCOUNTS),
+    pool("guests", "2001:db8:0:2::/126", Use.ANONYMOUS),
+    pool("homes", "2001:db8:100::/54"),
+    pool("sites", "2001:db8:200::/46", length=48),
+)
+"""Room for two guests, four homes and four sites."""
 
 
 class VirtualClock(Clock):

@@ -7,7 +7,8 @@ from ipaddress import IPv6Network
 
 import pytest
 from support.negotiations import CREATE
-from support.stored import POOLS, by_name, pool
+from support.stored import by_name, pool
+from support.virtual import POOLS
 
 from ddtb6.addressing.pool import Use
 from ddtb6.broker.lease import Sources, refusal, sources
