@@ -151,12 +151,15 @@ class Opening:
     client_version: str
     address_pool: str
     prefix_pool: str | None
-    """None: no prefix asked for."""
+    """None: no prefix asked for; then none is granted, whatever `terms` name."""
     mtu: int
     idle_limit: float
     """Seconds of silence after which the session ends; 0: never."""
     terms: Terms = NO_TERMS
-    """An address or prefix named here is granted instead of one that the store chooses."""
+    """An address or prefix named here is granted instead of one that the store chooses.
+
+    Where a pool is named here, `address_pool` or `prefix_pool` is that one, and what the owner holds of another goes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +192,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An owner holds an address (a /128) or a delegated prefix."""
+    """An owner holds an address (a /128), a delegated prefix or a route."""
 
     pool: str
+    """The pool that it is a piece of; empty where a pool moved, or the authenticator named what is none."""
     prefix: IPv6Network
     owner: str
     granted: float
@@ -265,12 +269,16 @@ class SessionStore(Protocol):
     async def open_session(self, opening: Opening) -> Session:
         """Grant (or find again) the owner's leases and write the session, in one durable transaction.
 
-        An owner that holds an address or prefix gets the same one. Raises PoolExhausted (its message is the pool's
-        name), UnknownPool, HoldsOther; then nothing is written.
+        An owner that holds an address or prefix gets the same one, unless the terms name another. Raises
+        PoolExhausted (its message is the pool's name), UnknownPool, HoldsOther, NotGrantable; then nothing is written.
         """
 
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
-        """Write how sessions ended. Anonymous owners' leases go with their last one. Closing twice keeps the first."""
+        """Write how sessions ended. Closing twice keeps the first.
+
+        Anonymous owners' leases go with their last one. An anonymous session from whose client no packet came leaves
+        no history.
+        """
 
     async def checkpoint(self, carried: Mapping[TunnelId, Counters], *, interim: bool = False) -> None:
         """Write what live sessions have carried so far; `interim`: and an interim record of each into the journal."""
@@ -290,8 +298,8 @@ class SessionStore(Protocol):
         Epoch seconds, by default now. Of two who held it within that second, the later one.
         """
 
-    async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
-        """Leases in order of granting; `held` False gives those that were released instead."""
+    async def leases(self, owner: str | None = None, *, held: bool = True, limit: int = 1000) -> Sequence[Lease]:
+        """Leases in order of granting; `held` False gives the last `limit` that were released instead."""
 
     async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
         """The newest `limit` sessions, live ones included, newest first."""
@@ -300,7 +308,11 @@ class SessionStore(Protocol):
         """Pool name to (pieces held, pieces resting); cheap with 50,000 leases."""
 
     async def prune(self, before: float) -> int:
-        """Forget sessions and lease spans that ended before epoch second `before`; returns how many went."""
+        """Forget sessions and lease spans that ended before epoch second `before`; returns how many went.
+
+        Who was the last to hold a piece is remembered while it rests. To be called now and then even where history is
+        kept for ever, with 0.0: it also frees the addresses of rested pieces that are no pieces of a pool.
+        """
 
 
 # --- accounts -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list what is held, oldest first")
     listing.add_argument("--owner", metavar="OWNER-or-USER", help="only what this user or owner holds")
-    listing.add_argument("--released", action="store_true", help="list what was released instead")
+    listing.add_argument("--released", action="store_true", help="list what was released instead (the last 1000)")
     release = actions.add_parser(
         "release", help="end a user's session and give up its addresses; the next log-in gets others"
     )
@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
             print("Nothing was released." if arguments.released else "Nothing is held.")
     else:
         for lease in answer:
-            rest = config.pools[lease["pool"]].quarantine if lease["pool"] in config.pools else 0
-            print(f"Released {lease['prefix']} of pool {lease['pool']}; it rests for {output.span(rest)}.")
+            pools = [config.pools[lease["pool"]]] if lease["pool"] in config.pools else config.pools.values()
+            rest = max((pool.quarantine for pool in pools), default=0.0)
+            of_pool = f" of pool {lease['pool']}" if lease["pool"] else ""
+            print(f"Released {lease['prefix']}{of_pool}; it rests for {output.span(rest)}.")
         print("Next: the client gets another address and prefix when it logs in again.")
     return 0
 

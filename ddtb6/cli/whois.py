@@ -55,7 +55,7 @@ def _print(answer: Any) -> None:
     output.print_facts(
         [
             ("Held by", lease["owner"]),
-            ("As", f"{lease['prefix'].removesuffix('/128')} of pool {lease['pool']}"),
+            ("As", lease["prefix"].removesuffix("/128") + (f" of pool {lease['pool']}" if lease["pool"] else "")),
             ("Granted", output.when(lease["granted"])),
             ("Released", output.when(lease["released"])),
         ]

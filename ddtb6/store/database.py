@@ -6,7 +6,7 @@ A new file gets all of them under a temporary name and appears complete or not a
 ``NAME.backup-vN`` first; a file of a newer version is refused and left as it is.
 
 Invariant: WAL with synchronous=FULL on the connection that writes: what was committed survives a loss of power.
-Not here: statements that read and write (`leases`, `sessions`, `accounts`).
+Not here: statements that read and write (`allocator`, `leases`, `sessions`, `journal`, `accounts`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _first(db: Database) -> None:
             "start": bytes,  # 16 octets, big-endian: the first address of the piece
             "length": int,  # prefix length; 128 for an address
             "pool": str,  # the configured pool it is a piece of; '' when no pool has it any more
-            "owner": str,  # who holds it, or held it last
+            "owner": str,  # who holds it, or held it last; '' when that is forgotten
             "granted": float,  # epoch seconds
             "released": float,  # epoch seconds; NULL while it is held
         },
@@ -213,12 +213,12 @@ def _terms_and_journal(db: Database) -> None:
 
     # 1: a further network routed to the owner, 0: their address or prefix.
     db.execute("ALTER TABLE lease ADD COLUMN route INTEGER NOT NULL DEFAULT 0")
-    # 1: released, and nobody will ask who had it; goes into no history.
+    # 1: released, and nobody is to be told who had it, whom `owner` names only so that they can have it again.
     db.execute("ALTER TABLE lease ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0")
     db.execute("DROP INDEX lease_held")
     db.execute("CREATE UNIQUE INDEX lease_held ON lease (owner, length = 128) WHERE released IS NULL AND route = 0")
     # What retention has to look at.
-    db.execute("CREATE INDEX lease_remembered ON lease (released) WHERE released IS NOT NULL AND forgotten = 0")
+    db.execute("CREATE INDEX lease_released ON lease (released) WHERE released IS NOT NULL AND owner <> ''")
 
     db.execute(_JOURNAL)
     # Small beside the table: counting goes along it.

@@ -63,7 +63,7 @@ _END = """
 """
 _LIVES = "SELECT 1 FROM session WHERE owner = ? AND ended IS NULL"
 _FORGET = "DELETE FROM session WHERE id = ?"
-_CHANGE_TERMS = "UPDATE session SET terms = ? WHERE id = ? AND ended IS NULL"
+_CHANGE_TERMS = "UPDATE session SET terms = ?, idle_limit = coalesce(?, idle_limit) WHERE id = ? AND ended IS NULL"
 _PRUNE = "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE ended < ? LIMIT ?)"
 
 _TOWARDS_CLIENT = frozenset({Refusal.TOO_BIG, Refusal.NOT_SENT})
@@ -149,8 +149,8 @@ def lives(connection: sqlite3.Connection, owner: str) -> bool:
 
 
 def change_terms(connection: sqlite3.Connection, tunnel: TunnelId, changed: Terms) -> None:
-    """Write new terms of a live session."""
-    connection.execute(_CHANGE_TERMS, (terms.write(changed), tunnel))
+    """Write new terms of a live session, and the idle limit that they say."""
+    connection.execute(_CHANGE_TERMS, (terms.write(changed), changed.idle_limit, tunnel))
 
 
 def count(connection: sqlite3.Connection, carried: Iterable[tuple[TunnelId, Counters]]) -> None:

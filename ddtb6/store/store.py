@@ -4,7 +4,8 @@
 Everything but `find_account` goes through the writer, reads too: they see what was submitted before them. Large jobs
 are cut into slices, so that log-ins get in between.
 Invariants: SQLite is the truth, nothing is cached; times are epoch seconds read when a method is called.
-Not here: how batches are committed (`writer`), statements (`leases`, `sessions`, `accounts`), the file (`database`).
+Not here: how batches are committed (`writer`), who gets what (`allocator`), statements (`leases`, `sessions`,
+`journal`, `accounts`), the file (`database`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from ddtb6.addressing.pool import Pool, Use
+from ddtb6.addressing.pool import Pool
 from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.ports import (
     Account,
@@ -28,11 +29,10 @@ from ddtb6.broker.ports import (
     Session,
     StoreError,
     Terms,
-    UnknownPool,
 )
 from ddtb6.store import accounts, journal, leases, sessions
+from ddtb6.store.allocator import Allocator
 from ddtb6.store.database import explained, open_reader, open_writer
-from ddtb6.store.leases import Leases, Page
 from ddtb6.store.writer import InThread, Writer
 from ddtb6.tunnel.spec import Counters, TunnelId
 
@@ -57,13 +57,13 @@ def open_store(
     """
     connection = open_writer(path)
     try:
-        leases = Leases(pools)
+        allocator = Allocator(pools)
         with explained(path):
             connection.execute("BEGIN IMMEDIATE")
-            leases.fit(connection, clock.epoch())
+            allocator.fit(connection, clock.epoch())
             connection.execute("COMMIT")
-        writer = Writer(connection, in_thread, later, leases.forget)
-        return Store(writer, open_reader(path), leases, pools, clock, journal)
+        writer = Writer(connection, in_thread, later, allocator.forget)
+        return Store(writer, open_reader(path), allocator, clock, journal)
     except BaseException:
         connection.close()
         raise
@@ -76,15 +76,13 @@ class Store:
         self,
         writer: Writer,
         reader: sqlite3.Connection,
-        leases: Leases,
-        pools: Mapping[str, Pool],
+        allocator: Allocator,
         clock: Clock,
         journalled: bool,
     ) -> None:
         self._writer = writer
         self._reader = reader
-        self._leases = leases
-        self._pools = dict(pools)
+        self._allocator = allocator
         self._clock = clock
         self._journalled = journalled
 
@@ -99,27 +97,14 @@ class Store:
         return await self._writer.submit(partial(self._open, opening, self._clock.epoch()))
 
     def _open(self, opening: Opening, now: float, connection: sqlite3.Connection) -> Session:
-        address_pool = self._pool(opening.address_pool, prefixes=False)
-        prefix_pool = None if opening.prefix_pool is None else self._pool(opening.prefix_pool, prefixes=True)
-        known = self._leases.of_owner(connection, opening.owner)
-        address = self._leases.choose(connection, known, address_pool, now)
-        prefix = None if prefix_pool is None else self._leases.choose(connection, known, prefix_pool, now)
+        grants = self._allocator.find(connection, opening, now)
         # Nothing below refuses.
-        self._leases.grant(connection, address, opening.owner, now)
-        piece = None
-        if prefix is not None:
-            self._leases.grant(connection, prefix, opening.owner, now)
-            piece = (prefix.start, prefix.length)
-        session = sessions.insert(connection, opening, address.start, piece, (), now)
+        self._allocator.grant(connection, grants, opening.owner, now)
+        prefix = None if grants.prefix is None else (grants.prefix.start, grants.prefix.length)
+        session = sessions.insert(connection, opening, grants.address.start, prefix, grants.routes, now)
         if self._journalled:
             journal.record(connection, RecordKind.START, session.id, now)
         return session
-
-    def _pool(self, name: str, *, prefixes: bool) -> Pool:
-        pool = self._pools.get(name)
-        if pool is None or (pool.use is Use.PREFIXES) is not prefixes:
-            raise UnknownPool(name)
-        return pool
 
     async def close_sessions(self, endings: Sequence[Ending]) -> None:
         now = self._clock.epoch()
@@ -173,16 +158,17 @@ class Store:
 
         return await self._writer.submit(ask)
 
-    async def leases(self, owner: str | None = None, *, held: bool = True) -> Sequence[Lease]:
-        found: list[Lease] = []
-        if owner is not None:
-            found += await self._writer.submit(lambda connection: leases.listing(connection, owner, held))
+    async def leases(self, owner: str | None = None, *, held: bool = True, limit: int = 1000) -> Sequence[Lease]:
+        if not held:
+            found = await self._writer.submit(lambda connection: leases.released_last(connection, owner, limit))
+        elif owner is not None:
+            found = await self._writer.submit(lambda connection: leases.held_by(connection, owner))
         else:
-            for first in leases.FIRST_PAGES[held]:
-                page: Page | None = first
-                while page is not None:
-                    some, page = await self._writer.submit(partial(leases.read_page, page=page, most=SLICE))
-                    found += some
+            found = page = await self._writer.submit(partial(leases.page_of_held, after=b"", most=SLICE))
+            while len(page) == SLICE:
+                after = page[-1].prefix.network_address.packed
+                page = await self._writer.submit(partial(leases.page_of_held, after=after, most=SLICE))
+                found += page
         return sorted(found, key=lambda lease: (lease.granted, lease.prefix))
 
     async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
@@ -190,15 +176,26 @@ class Store:
 
     async def pool_usage(self) -> Mapping[str, tuple[int, int]]:
         now = self._clock.epoch()
-        return await self._writer.submit(lambda connection: self._leases.usage(connection, now))
+        return await self._writer.submit(lambda connection: self._allocator.usage(connection, now))
 
     async def prune(self, before: float) -> int:
-        gone = 0
-        for prune in (sessions.prune, leases.prune):
-            gone_now = SLICE
-            while gone_now == SLICE:
-                gone_now = await self._writer.submit(partial(prune, before=before, most=SLICE))
-                gone += gone_now
+        now = self._clock.epoch()
+        await self._in_slices(lambda connection: self._allocator.retire_strays(connection, now, SLICE))
+        rested = min(before, self._allocator.rested(now))
+        await self._in_slices(lambda connection: leases.forget_owners(connection, rested, SLICE))
+        return sum(
+            [
+                await self._in_slices(partial(sessions.prune, before=before, most=SLICE)),
+                await self._in_slices(partial(leases.prune, before=before, most=SLICE)),
+            ]
+        )
+
+    async def _in_slices(self, remove: Callable[[sqlite3.Connection], int]) -> int:
+        """Repeat `remove`, which returns how many went, until they are less than a slice; returns how many in all."""
+        gone = gone_now = await self._writer.submit(remove)
+        while gone_now == SLICE:
+            gone_now = await self._writer.submit(remove)
+            gone += gone_now
         return gone
 
     # --- journal ---

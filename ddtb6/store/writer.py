@@ -9,7 +9,7 @@ the log-ins on two cores and four times the delay.
 Invariants: one batch at a time is under way, operations run in the order they were submitted, and nothing is answered
 before its commit. An operation that refuses (`REFUSALS`) does so before it writes; the others of its batch need no
 savepoints then. Operations are short: `Store` cuts long jobs into slices.
-Not here: what is written (`leases`, `sessions`, `accounts`), the thread (`app`).
+Not here: what is written (`allocator`, `leases`, `sessions`, `journal`, `accounts`), the thread (`app`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ddtb6.broker.ports import (
     AccountExists,
     HoldsOther,
     NoSuchAccount,
+    NotGrantable,
     PoolExhausted,
     StoreBusy,
     StoreError,
@@ -38,7 +39,7 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 """Reads and writes inside a transaction that is not its own."""
 
-REFUSALS = (PoolExhausted, UnknownPool, HoldsOther, AccountExists, NoSuchAccount)
+REFUSALS = (PoolExhausted, UnknownPool, HoldsOther, NotGrantable, AccountExists, NoSuchAccount)
 
 LONGEST_QUEUE = 100_000
 """Operations that may wait; a storm of twice the clients this is built for."""
