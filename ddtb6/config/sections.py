@@ -83,6 +83,8 @@ class ServerConfig:
         ),
     )
     """Realm of DIGEST-MD5, at most 24 characters. Part of every stored DIGEST secret: changing it voids them all."""
+    history: int = field(default=365, metadata=_between(0, 36_500))
+    """Days for which it is remembered who had which address when, and from where; 0: for ever."""
 
     @property
     def database(self) -> Path:
