@@ -51,6 +51,7 @@ def _plan(config: Config) -> list[tuple[str, object]]:
         ("  listen on", ", ".join(listen)),
         ("  ask", f"{', then '.join(config.auth.chain)}; offer {', '.join(config.auth.mechanisms)} where judged"),
         ("  realm", config.server.realm),
+        *_radius(config),
         *pools,
         ("  tunnels", f"MTU {config.tunnel.mtu}, keepalive {config.tunnel.keepalive} s, {_idle(config)}"),
         ("  data plane", f"{config.dataplane.kind}, device {config.dataplane.device}"),
@@ -59,6 +60,16 @@ def _plan(config: Config) -> list[tuple[str, object]]:
         ("  state", config.server.database),
         ("  control", config.server.control),
     ]
+
+
+def _radius(config: Config) -> list[tuple[str, object]]:
+    """The servers, without what is secret."""
+    modes = f"; log-ins by {', '.join(config.radius.modes)}" if "radius" in config.auth.chain else "; not in auth.chain"
+    facts: list[tuple[str, object]] = []
+    for name, server in config.radius_servers.items():
+        ports = f"port {server.auth_port or 'none'}, for accounting {server.acct_port or 'none'}"
+        facts.append((f"  RADIUS server {name}", f"{server.address}, {ports}{modes}"))
+    return facts
 
 
 def _idle(config: Config) -> str:

@@ -4,7 +4,7 @@
 `sections` is what can be said, `reading` turns a file into it.
 """
 
-from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse
+from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse, radius_secret
 from ddtb6.config.sections import (
     AuthConfig,
     Config,
@@ -13,6 +13,8 @@ from ddtb6.config.sections import (
     LimitsConfig,
     ListenConfig,
     PoolConfig,
+    RadiusConfig,
+    RadiusServerConfig,
     ServerConfig,
     TunnelConfig,
     WebConfig,
@@ -29,6 +31,8 @@ __all__ = [
     "ListenConfig",
     "PoolConfig",
     "Problem",
+    "RadiusConfig",
+    "RadiusServerConfig",
     "ServerConfig",
     "TunnelConfig",
     "WebConfig",
@@ -36,4 +40,5 @@ __all__ = [
     "describe",
     "load",
     "parse",
+    "radius_secret",
 ]

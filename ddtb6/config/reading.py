@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import tomllib
 import typing
-from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from collections.abc import Mapping
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import DELEGATED_LENGTHS, Pool, Use
-from ddtb6.config.sections import SECTIONS, AuthConfig, Config, PoolConfig, meant
+from ddtb6.config.sections import (
+    MECHANISMS,
+    RADIUS_MODES,
+    SECTIONS,
+    AuthConfig,
+    Config,
+    PoolConfig,
+    RadiusConfig,
+    RadiusServerConfig,
+    meant,
+)
+from ddtb6.config.values import convert_value, listed
 
 DAY = 86400.0
 QUARANTINE = {Use.ACCOUNTS: 7 * DAY, Use.PREFIXES: 7 * DAY, Use.ANONYMOUS: 600.0}
@@ -73,6 +82,20 @@ def parse(text: str) -> Config:
     return config
 
 
+def radius_secret(name: str, server: RadiusServerConfig) -> bytes:
+    """The shared secret of the server called `name`, read from its file where it stands there. Raises ConfigError."""
+    if server.secret_file is None:
+        return server.secret.encode()
+    key = f"radius.server.{name}.secret_file"
+    try:
+        line = server.secret_file.read_bytes().partition(b"\n")[0].strip()
+    except OSError as error:
+        raise ConfigError([Problem(key, f"{server.secret_file} cannot be read: {error.strerror}")]) from None
+    if not line:
+        raise ConfigError([Problem(key, f"{server.secret_file} has an empty first line")])
+    return line
+
+
 def cautions(config: Config) -> list[Problem]:
     """What works but is hardly meant. A state directory with a relative path marks a trial, where any space will do."""
     found = []
@@ -89,6 +112,15 @@ def cautions(config: Config) -> list[Problem]:
         found.append(
             Problem("tunnel.keepalive", "0 means no keepalives, so tunnels that are merely quiet will end as idle")
         )
+    if "radius" in config.auth.chain and "ha1" in config.radius.modes:
+        found.append(
+            Problem("radius.modes", "ha1 lets the servers hand out what is as good as passwords; protect that path")
+        )
+    for name, server in config.radius_servers.items():
+        if server.secret and len(server.secret) < 16:
+            found.append(
+                Problem(f"radius.server.{name}.secret", "is shorter than the 16 characters that RFC 2865 asks for")
+            )
     if config.dataplane.kind == "memory":
         found.append(Problem("dataplane.kind", "memory carries no packets; it is for tests"))
     if not any(pool.use is Use.PREFIXES for pool in config.pools.values()):
@@ -106,15 +138,21 @@ class _Reader:
         self.problems.append(Problem(key, sentence))
 
     def config(self, tables: Mapping[str, Any]) -> Config:
+        radius = tables.get("radius", {})
+        servers = radius.get("server", {}) if isinstance(radius, dict) else {}
+        if isinstance(radius, dict):
+            tables = {**tables, "radius": {key: value for key, value in radius.items() if key != "server"}}
         sections = {name: self.section(name, kind, tables.get(name, {})) for name, kind in SECTIONS.items()}
         pools = self.pools(tables.get("pool", {}))
+        radius_servers = self.radius_servers(servers, sections["radius"])
         for name in tables.keys() - {*SECTIONS, "pool"}:
             what = "section" if isinstance(tables[name], dict) else "key outside of the sections"
             self.wrong(name, f"there is no such {what}{self.home(name, [*SECTIONS, 'pool'])}")
         auth = sections["auth"]
         assert isinstance(auth, AuthConfig)
         self.relations(auth, pools)
-        config = Config(**sections, pools=pools)
+        self.radius(auth, sections["radius"], radius_servers)
+        config = Config(**sections, pools=pools, radius_servers=radius_servers)
         if not config.listen.udp and not config.listen.tcp:
             self.wrong("listen", "neither udp nor tcp has an address; no client could reach the broker")
         return config
@@ -138,9 +176,9 @@ class _Reader:
                 self.wrong(path, "there is no such key" + self.home(key, fields))
                 continue
             try:
-                value = _convert(types[key], raw)
+                value = convert_value(types[key], raw)
             except ValueError as error:
-                self.wrong(path, str(error))
+                self.wrong(path, "must be text in quotes" if fields[key].metadata.get("secret") else str(error))
                 continue
             check = fields[key].metadata.get("check")
             sentence = check(value) if check and value is not None else None
@@ -183,15 +221,69 @@ class _Reader:
                 self.wrong(f"{key}.block", f"{raw.block} must be a /3 to /126; a /64 is usual")
             length = 128
         elif length is None:
-            self.wrong(f"{key}.length", f"is missing; one of {_listed(DELEGATED_LENGTHS)}")
+            self.wrong(f"{key}.length", f"is missing; one of {listed(DELEGATED_LENGTHS)}")
         elif length not in DELEGATED_LENGTHS:
-            self.wrong(f"{key}.length", f"{length} is not one of {_listed(DELEGATED_LENGTHS)}")
+            self.wrong(f"{key}.length", f"{length} is not one of {listed(DELEGATED_LENGTHS)}")
         elif raw.block.prefixlen > length:
             self.wrong(f"{key}.block", f"{raw.block} is smaller than one /{length}")
         if len(self.problems) > known:
             return None
         quarantine = QUARANTINE[raw.use] if raw.quarantine is None else raw.quarantine
         return Pool(name, raw.block, raw.use, length or 128, quarantine)
+
+    # --- RADIUS ---
+
+    def radius_servers(self, tables: object, radius: RadiusConfig) -> dict[str, RadiusServerConfig]:
+        if not isinstance(tables, dict):
+            self.wrong("radius.server", "must be tables: [radius.server.NAME]")
+            return {}
+        known = len(self.problems)
+        found = {name: server for name in sorted(tables) if (server := self.radius_server(name, tables[name]))}
+        for name in radius.order:
+            if name not in tables:
+                self.wrong("radius.order", f'there is no server "{name}"{meant(name, tables)}')
+        if radius.order:
+            for name in tables.keys() - {*radius.order}:
+                self.wrong("radius.order", f'leaves out "{name}"')
+        if len(self.problems) > known:
+            return found
+        return {name: found[name] for name in radius.order or found}
+
+    def radius_server(self, name: str, table: object) -> RadiusServerConfig | None:
+        key = f"radius.server.{name}"
+        known = len(self.problems)
+        given = self.values(key, RadiusServerConfig, table)
+        if "address" not in {*given, *(table if isinstance(table, dict) else ())}:
+            self.wrong(f"{key}.address", "is missing")
+        if len(self.problems) > known:
+            return None
+        server = RadiusServerConfig(**given)
+        if bool(server.secret) is (server.secret_file is not None):
+            self.wrong(f"{key}.secret", "give either secret or secret_file")
+            return None
+        return server
+
+    def radius(self, auth: AuthConfig, radius: RadiusConfig, servers: Mapping[str, RadiusServerConfig]) -> None:
+        """What holds between the chain, the mechanisms and RADIUS."""
+        refused = {problem.key.partition(".")[0] for problem in self.problems}
+        if refused & {"auth", "radius"}:
+            return
+        judged = {RADIUS_MODES[mode] for mode in radius.modes}
+        if "radius" in auth.chain:
+            if not any(server.auth_port for server in servers.values()):
+                self.wrong("radius.server", "auth.chain has radius, but there is no [radius.server.NAME] to ask")
+            if not judged & {*auth.mechanisms}:
+                modes = listed(radius.modes) or "nothing"
+                self.wrong("radius.modes", f"auth.chain has radius, but {modes} judges none of auth.mechanisms")
+        able = {
+            "local": {"DIGEST-MD5", "PLAIN"},
+            "radius": judged,
+            "anonymous": {"ANONYMOUS"},
+        }
+        if auth.mechanisms != MECHANISMS:  # The default says what may be offered; a list of one's own is a promise.
+            for mechanism in auth.mechanisms:
+                if not any(mechanism in able[each] for each in auth.chain):
+                    self.wrong("auth.mechanisms", f"nobody in auth.chain can judge {mechanism}")
 
     def relations(self, auth: AuthConfig, pools: Mapping[str, Pool]) -> None:
         """What holds between keys."""
@@ -215,122 +307,3 @@ class _Reader:
                 self.wrong("auth.mechanisms", "auth.chain has anonymous, which needs the mechanism ANONYMOUS")
         if "local" in auth.chain and not {"DIGEST-MD5", "PLAIN"} & {*auth.mechanisms}:
             self.wrong("auth.mechanisms", "auth.chain has local, which needs DIGEST-MD5 or PLAIN")
-
-
-# --- values -------------------------------------------------------------------------------------------------------
-
-
-def _listed(values: typing.Iterable[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _text(raw: object) -> str:
-    if not isinstance(raw, str):
-        raise ValueError(f"must be text in quotes, not {_shown(raw)}")
-    return raw
-
-
-def _path(raw: object) -> Path:
-    text = _text(raw)
-    if not text or "\0" in text:
-        raise ValueError("must be a path")
-    return Path(text)
-
-
-def _whole(raw: object) -> int:
-    if not isinstance(raw, int) or isinstance(raw, bool):
-        raise ValueError(f"must be a whole number, not {_shown(raw)}")
-    return raw
-
-
-def _number(raw: object) -> float:
-    if not isinstance(raw, int | float) or isinstance(raw, bool) or not math.isfinite(raw):
-        raise ValueError(f"must be a number, not {_shown(raw)}")
-    return float(raw)
-
-
-def _address(raw: object) -> IPv6Address:
-    text = _text(raw)
-    try:
-        address = IPv6Address(text)
-    except ValueError:
-        raise ValueError(f'"{text}" is not an IPv6 address') from None
-    if address.scope_id:
-        raise ValueError(f'"{text}" has a scope; give the address alone')
-    return address
-
-
-def _network(raw: object) -> IPv6Network:
-    text = _text(raw)
-    try:
-        network = IPv6Network(text, strict=False)
-    except ValueError:
-        raise ValueError(f'"{text}" is not an IPv6 prefix such as 2001:db8:1::/48') from None
-    if "/" not in text:
-        raise ValueError(f'"{text}" lacks its length, such as /48')
-    if IPv6Address(text.partition("/")[0]) != network.network_address:
-        raise ValueError(f'"{text}" has bits set after its length; did you mean {network}?')
-    return network
-
-
-def _endpoint(raw: object) -> Endpoint:
-    """Raises ValueError. ``192.0.2.1:3653`` or ``[2001:db8::1]:3653``."""
-    text = _text(raw)
-    host, _, port = text.rpartition(":")
-    try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        raise ValueError(f'"{text}" is not like "192.0.2.1:3653" or "[2001:db8::1]:3653"') from None
-    if (address.version == 6) is not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f'"{text}": brackets go around an IPv6 address, and only there')
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
-        raise ValueError(f'"{text}": the port must be 1 to 65535')
-    return Endpoint(str(address), int(port))
-
-
-def _use(raw: object) -> Use:
-    choices = [use.value for use in Use]
-    if raw not in choices:
-        raise ValueError(f"{_shown(raw)} is not one of {_listed(choices)}{meant(str(raw), choices)}")
-    return Use(raw)
-
-
-def _optional_address(raw: object) -> IPv6Address | None:
-    return None if raw == "" else _address(raw)
-
-
-def _items(item: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...]]:
-    def convert(raw: object) -> tuple[Any, ...]:
-        if not isinstance(raw, list):
-            raise ValueError(f"must be a list in brackets, not {_shown(raw)}")
-        return tuple(item(each) for each in raw)
-
-    return convert
-
-
-def _shown(raw: object) -> str:
-    if isinstance(raw, bool):
-        return str(raw).lower()
-    if isinstance(raw, str):
-        return f'"{raw}"'
-    return str(raw) if isinstance(raw, int | float) else f"a {type(raw).__name__}"
-
-
-_CONVERTERS: Mapping[Any, Callable[[object], Any]] = {
-    str: _text,
-    Path: _path,
-    int: _whole,
-    int | None: _whole,
-    float: _number,
-    float | None: _number,
-    Use: _use,
-    IPv6Network: _network,
-    IPv6Address | None: _optional_address,
-    tuple[str, ...]: _items(_text),
-    tuple[Endpoint, ...]: _items(_endpoint),
-}
-
-
-def _convert(kind: object, raw: object) -> Any:
-    """`raw`, as TOML gave it, as a value of `kind`. Raises ValueError with a sentence."""
-    return _CONVERTERS[kind](raw)

@@ -16,15 +16,22 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool, Use
 
-AUTHENTICATORS = ("local", "anonymous")
+AUTHENTICATORS = ("local", "radius", "anonymous")
 MECHANISMS = ("DIGEST-MD5", "PLAIN", "ANONYMOUS")
+RADIUS_MODES: Mapping[str, str] = {
+    "pap": "PLAIN",
+    "digest": "DIGEST-MD5",
+    "digest-draft": "DIGEST-MD5",
+    "ha1": "DIGEST-MD5",
+}
+"""Which mechanism each way of asking a RADIUS server judges."""
 
 # --- ranges -------------------------------------------------------------------------------------------------------
 
@@ -54,6 +61,26 @@ def _among(*choices: str) -> dict[str, Check]:
 
 def _matching(pattern: str, sentence: str) -> dict[str, Check]:
     return {"check": lambda value: None if re.fullmatch(pattern, str(value)) else f'"{value}" {sentence}'}
+
+
+def _address(value: str) -> str | None:
+    try:
+        ip_address(value)
+    except ValueError:
+        return f'"{value}" is not a numeric IPv4 or IPv6 address; names are not looked up'
+    return f'"{value}" has a scope; give the address alone' if "%" in value else None
+
+
+def _modes(values: tuple[str, ...]) -> str | None:
+    sentence = _among(*RADIUS_MODES)["check"](values)
+    judged = [RADIUS_MODES[each] for each in values if each in RADIUS_MODES]
+    if sentence or len({*judged}) == len(judged):
+        return sentence
+    return "names two ways to judge DIGEST-MD5; choose one of digest, digest-draft and ha1"
+
+
+def _interim(value: float) -> str | None:
+    return None if value == 0 or 60 <= value <= 86400 else f"{value} is neither 0 nor between 60 and 86400"
 
 
 def _once(values: tuple[Any, ...]) -> str | None:
@@ -111,9 +138,63 @@ class AuthConfig:
     """[auth]"""
 
     chain: tuple[str, ...] = field(default=("local",), metadata=_among(*AUTHENTICATORS))
-    """Who judges log-ins, in this order: `local` (users of `ddtb6 user`), `anonymous` (anybody gets one address)."""
+    """Who judges log-ins, in this order: `local` (`ddtb6 user`), `radius`, `anonymous` (anybody gets one address)."""
     mechanisms: tuple[str, ...] = field(default=MECHANISMS, metadata=_among(*MECHANISMS))
     """SASL mechanisms that may be offered; offered are those that somebody in the chain can judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusConfig:
+    """[radius]"""
+
+    order: tuple[str, ...] = field(default=(), metadata={"check": _once})
+    """Names of the servers in the order in which they are asked; empty: by name."""
+    modes: tuple[str, ...] = field(default=("pap", "digest"), metadata={"check": _modes})
+    """`pap` judges PLAIN; one of `digest` (RFC 5090), `digest-draft` (206 and 207) and `ha1` judges DIGEST-MD5."""
+    without_rspauth: bool = False
+    """Accept DIGEST-MD5 although the server proved nothing to the client; most clients then give up."""
+    nas_identifier: str = field(default="", metadata=_matching(r"[ -~]{0,253}", "is not plain text of 253 characters"))
+    """NAS-Identifier; empty: the name of this host."""
+    nas_ip_address: IPv4Address | None = None
+    """NAS-IP-Address; empty: not sent."""
+    nas_ipv6_address: IPv6Address | None = None
+    """NAS-IPv6-Address; empty: not sent."""
+    calling_station_port: bool = True
+    """Calling-Station-Id is the client's ADDRESS:PORT; false: its address alone."""
+    framed_protocol: int = field(default=0, metadata=_between(0, 255))
+    """Framed-Protocol, such as 1 for PPP, which many policies look for; 0: not sent."""
+    timeout: float = field(default=1.0, metadata=_between(0.05, 60))
+    """Seconds until a request is sent again; doubles each time."""
+    tries: int = field(default=3, metadata=_between(1, 10))
+    """How often a request is sent to one server before the next is asked."""
+    patience: float = field(default=15.0, metadata=_between(0.05, 60))
+    """Seconds after which a log-in has had no answer, whatever servers are left."""
+    dead_time: float = field(default=30.0, metadata=_between(1, 3600))
+    """Seconds for which a server that did not answer is not asked, unless it answers Status-Server before."""
+    probe_interval: float = field(default=10.0, metadata=_between(1, 3600))
+    """Seconds between two Status-Server to such a server."""
+    interim_interval: float = field(default=0.0, metadata={"check": _interim})
+    """Seconds between two interim accounting records of a session, 60 at least; 0: none."""
+    interim_from: str = field(default="server", metadata=_among("server", "configuration"))
+    """Whose interval is kept where the server names one, too: `server` or `configuration`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusServerConfig:
+    """[radius.server.NAME], one table for each server"""
+
+    address: str = field(metadata={"check": _address})
+    """Numeric IPv4 or IPv6 address."""
+    auth_port: int = field(default=1812, metadata=_between(0, 65535))
+    """UDP port for log-ins; 0: none."""
+    acct_port: int = field(default=1813, metadata=_between(0, 65535))
+    """UDP port for accounting; 0: none."""
+    secret: str = field(default="", repr=False, metadata={"secret": True})
+    """The shared secret; RFC 2865 asks for 16 characters or more."""
+    secret_file: Path | None = None
+    """File that has the shared secret in its first line; in place of `secret`."""
+    message_authenticator: str = field(default="auto", metadata=_among("auto", "yes", "no"))
+    """Must answers to log-ins be signed (CVE-2024-3596): `yes`, `no`, or `auto`, from the first signed one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +294,7 @@ class Config:
     server: ServerConfig = ServerConfig()
     listen: ListenConfig = ListenConfig()
     auth: AuthConfig = AuthConfig()
+    radius: RadiusConfig = RadiusConfig()
     tunnel: TunnelConfig = TunnelConfig()
     limits: LimitsConfig = LimitsConfig()
     dataplane: DataPlaneConfig = DataPlaneConfig()
@@ -220,6 +302,8 @@ class Config:
     web: WebConfig = WebConfig()
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """[pool.NAME], by name and in the order of names"""
+    radius_servers: Mapping[str, RadiusServerConfig] = field(default_factory=dict)
+    """[radius.server.NAME], by name and in the order in which they are asked"""
 
 
 # --- documentation ------------------------------------------------------------------------------------------------
@@ -229,7 +313,7 @@ class Key(NamedTuple):
     """A configuration key as a manual describes it."""
 
     section: str
-    """Such as ``server``, or ``pool.NAME``."""
+    """Such as ``server``, ``pool.NAME``, or ``radius.server.NAME``."""
     name: str
     type: str
     """In words, such as ``whole number``."""
@@ -242,20 +326,25 @@ SECTIONS: Mapping[str, type] = {
     "server": ServerConfig,
     "listen": ListenConfig,
     "auth": AuthConfig,
+    "radius": RadiusConfig,
     "tunnel": TunnelConfig,
     "limits": LimitsConfig,
     "dataplane": DataPlaneConfig,
     "firewall": FirewallConfig,
     "web": WebConfig,
 }
-"""The tables there is one of, in the order they are documented; `PoolConfig` is the one there are several of."""
+"""The tables there is one of, in the order they are documented."""
+SEVERAL: Mapping[str, type] = {"radius.server.NAME": RadiusServerConfig, "pool.NAME": PoolConfig}
+"""The tables there are several of."""
 
 _TYPE_WORDS = {
     "str": "text",
+    "bool": "true or false",
     "Path": "path",
     "int": "whole number",
     "float": "number",
     "Use": "text",
+    "IPv4Address": "IPv4 address",
     "IPv6Address": "IPv6 address",
     "IPv6Network": "IPv6 prefix",
     "tuple[str, ...]": "list of text",
@@ -268,7 +357,7 @@ def describe() -> list[Key]:
     source = ast.parse(inspect.getsource(sys.modules[__name__]))
     classes = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
     keys = []
-    for section, kind in [*SECTIONS.items(), ("pool.NAME", PoolConfig)]:
+    for section, kind in [*SECTIONS.items(), *SEVERAL.items()]:
         docs = dict(_field_docs(classes[kind.__name__]))
         for each in dataclasses.fields(kind):
             words = _TYPE_WORDS[str(each.type).removesuffix(" | None")]

@@ -43,7 +43,7 @@ class Malformed(ValueError):
 
 
 def encode(attributes: Iterable[Attribute], secret: bytes, authenticator: bytes) -> bytes:
-    """`attributes` as they stand in a packet, those of one kind together.
+    """`attributes` as they stand in a packet, those of one kind together; empty ones are left out (RFC 2865 section 5).
 
     User-Password (octets of 1 to 128) is hidden with `secret` and the request `authenticator`. Raises Unencodable.
     """
@@ -52,7 +52,8 @@ def encode(attributes: Iterable[Attribute], secret: bytes, authenticator: bytes)
         raw = _raw(packet, name, value)
         if len(raw) > LONGEST:
             raise Unencodable(f"{name} is longer than {LONGEST} octets")
-        packet.setdefault(CODES[name], []).append(raw)
+        if raw:
+            packet.setdefault(CODES[name], []).append(raw)
     encoded: bytes = packet.RequestPacket()[20:]
     return encoded
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Use
-from ddtb6.config import Config, ConfigError, cautions, describe, load, parse
+from ddtb6.config import Config, ConfigError, RadiusServerConfig, cautions, describe, load, parse, radius_secret
 from ddtb6.config.sections import Key
 
 ETC = Path(__file__).parents[2] / "etc"
 
 LINKS = '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
 HOME = '[pool.home]\nblock = "2001:db8:1000::/36"\nuse = "prefixes"\nlength = 56\n'
+RADIUS = '[radius.server.one]\naddress = "192.0.2.1"\nsecret = "not to be seen"\n'
 
 
 def problems(text: str) -> list[str]:
@@ -42,14 +43,19 @@ def test_sample_is_the_defaults_and_two_pools() -> None:
 def test_sample_has_every_key_with_its_default() -> None:
     """Uncommenting all keys gives the same configuration, and no key is missing."""
     text = (ETC / "ddtb6.toml").read_text()
-    uncommented = re.sub(r"(?m)^#(?=[a-z_\[]+(?:[.a-z]*\]| = ))", "", text)
+    uncommented = re.sub(r"(?m)^#(?=[a-z0-9_\[]+(?:[.a-z]*\]| = ))", "", text)
     tables = tomllib.loads(uncommented)
     for key in describe():
-        table = tables["pool"]["home56"] if key.section == "pool.NAME" else tables[key.section]
+        table = tables
+        for part in key.section.split("."):
+            table = table[part] if part != "NAME" else list(table.values())[-1]
         assert key.name in table, f"{key.section}.{key.name}"
     config = parse(uncommented)
     sample = load(ETC / "ddtb6.toml")
-    assert dataclasses.replace(config, pools={}) == Config()
+    assert dataclasses.replace(config, pools={}, radius_servers={}) == Config()
+    assert {name: dataclasses.replace(each, address="", secret="") for name, each in config.radius_servers.items()} == {
+        "one": RadiusServerConfig("")
+    }
     assert {name: config.pools[name] for name in sample.pools} == sample.pools
 
 
@@ -98,7 +104,7 @@ def test_all_errors_at_once_each_with_its_key() -> None:
         length = 57
         """
     ) == [
-        'auth.chain: "lokal" is not one of local, anonymous; did you mean local?',
+        'auth.chain: "lokal" is not one of local, radius, anonymous; did you mean local?',
         'limits.per_source_rate: must be a number, not "fast"',
         "listne: there is no such section; did you mean listen?",
         "pool.home56.length: 57 is not one of 48, 52, 56, 60, 64",
@@ -135,6 +141,35 @@ def test_all_errors_at_once_each_with_its_key() -> None:
             "auth.mechanisms: auth.chain has local, which needs DIGEST-MD5 or PLAIN",
         ),
         ('[auth]\nchain = ["anonymous"]', "pool: auth.chain has anonymous, but there is no pool with use = anonymous"),
+        (
+            '[auth]\nchain = ["local", "radius"]',
+            "radius.server: auth.chain has radius, but there is no [radius.server.",
+        ),
+        (
+            f'{RADIUS}[auth]\nchain = ["radius"]\nmechanisms = ["DIGEST-MD5", "PLAIN"]\n[radius]\nmodes = ["pap"]',
+            "auth.mechanisms: nobody in auth.chain can judge DIGEST-MD5",
+        ),
+        (
+            f'{RADIUS}[auth]\nchain = ["radius"]\nmechanisms = ["PLAIN"]\n[radius]\nmodes = ["digest"]',
+            "radius.modes: auth.chain has radius, but digest judges none of auth.mechanisms",
+        ),
+        ('[auth]\nmechanisms = ["PLAIN", "ANONYMOUS"]', "auth.mechanisms: nobody in auth.chain can judge ANONYMOUS"),
+        ('[radius]\nmodes = ["pap", "digest", "ha1"]', "radius.modes: names two ways to judge DIGEST-MD5"),
+        ('[radius]\nmodes = ["chap"]', 'radius.modes: "chap" is not one of pap, digest'),
+        ('[radius]\norder = ["one"]', 'radius.order: there is no server "one"'),
+        (f'{RADIUS}[radius]\norder = ["two"]', 'radius.order: leaves out "one"'),
+        ("[radius]\ninterim_interval = 59", "radius.interim_interval: 59.0 is neither 0 nor between 60 and 86400"),
+        ('[radius]\nnas_ip_address = "::1"', 'radius.nas_ip_address: "::1" is not an IPv4 address'),
+        ("[radius]\nwithout_rspauth = 1", "radius.without_rspauth: must be true or false, not 1"),
+        ("radius = 3", "radius: must be a table: [radius]"),
+        ("[radius]\nserver = 3", "radius.server: must be tables: [radius.server.NAME]"),
+        ('[radius.server.one]\nsecret = "s"', "radius.server.one.address: is missing"),
+        ('[radius.server.one]\naddress = "192.0.2.1"', "radius.server.one.secret: give either secret or secret_file"),
+        (f'{RADIUS}secret_file = "f"', "radius.server.one.secret: give either secret or secret_file"),
+        ('[radius.server.one]\naddress = "radius.example"\nsecret = "s"', "is not a numeric IPv4 or IPv6 address"),
+        ('[radius.server.one]\naddress = "fe80::1%eth0"\nsecret = "s"', "has a scope; give the address alone"),
+        (f'{RADIUS}message_authenticator = "maybe"', 'message_authenticator: "maybe" is not one of auto, yes, no'),
+        (f"{RADIUS}secrets = 3", "radius.server.one.secrets: there is no such key; did you mean secret?"),
         ('[server]\nstate = ""', "server.state: must be a path"),
         ('[tunnel]\ndomain = "example.net."', 'tunnel.domain: "example.net." is not a domain name'),
         ('[dataplane]\ndevice = "much-too-long-a-name"', 'dataplane.device: "much-too-long-a-name" is not 1 to 15'),
@@ -252,3 +287,39 @@ def test_cautions() -> None:
     assert keys(real) == ["pool.b.block: fd00::/40 is unique local space (RFC 4193), not routed on the Internet"]
     assert any(each.startswith("tunnel.keepalive: ") for each in keys("[tunnel]\nkeepalive = 0\n" + LINKS))
     assert any(each.startswith("dataplane.kind: ") for each in keys('[dataplane]\nkind = "memory"\n' + LINKS))
+
+
+def test_radius_servers_are_asked_by_name_or_as_ordered() -> None:
+    servers = "".join(RADIUS.replace("one", name) for name in ("one", "two", "three"))
+    assert list(parse(LINKS + servers).radius_servers) == ["one", "three", "two"]
+    order = '[radius]\norder = ["two", "one", "three"]\n'
+    for text in (LINKS + servers + order, order + servers + LINKS):
+        assert list(parse(text).radius_servers) == ["two", "one", "three"]
+
+
+def test_radius_alone_can_judge() -> None:
+    config = parse(f'{LINKS}{RADIUS}[auth]\nchain = ["radius"]\n[radius]\nmodes = ["ha1", "pap"]\n')
+    assert config.auth.mechanisms == ("DIGEST-MD5", "PLAIN", "ANONYMOUS")
+    assert [each.key for each in cautions(config)][1:3] == ["radius.modes", "radius.server.one.secret"]
+
+
+def test_a_shared_secret_shows_nowhere(tmp_path: Path) -> None:
+    config = parse(LINKS + RADIUS)
+    assert "not to be seen" not in repr(config) + repr(cautions(config))
+    wrong = RADIUS.replace('"not to be seen"', "20061") + "address = 5\n"
+    assert "20061" not in str(problems(RADIUS.replace('"not to be seen"', "20061")))
+    assert "20061" not in str(problems(wrong))
+    assert radius_secret("one", config.radius_servers["one"]) == b"not to be seen"
+
+
+def test_a_shared_secret_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    text = f'{LINKS}[radius.server.one]\naddress = "::1"\nsecret_file = "{path}"\n'
+    server = parse(text).radius_servers["one"]
+    with pytest.raises(ConfigError, match=r"radius\.server\.one\.secret_file: .* cannot be read: No such file"):
+        radius_secret("one", server)
+    path.write_bytes(b"\nsecond line\n")
+    with pytest.raises(ConfigError, match="has an empty first line"):
+        radius_secret("one", server)
+    path.write_bytes("p\u00e4ss word\r\nsecond line\n".encode())
+    assert radius_secret("one", server) == "p\u00e4ss word".encode()
