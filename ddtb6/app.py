@@ -8,6 +8,7 @@ Not here: any decision about clients (`broker`).
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
@@ -54,6 +55,10 @@ T = TypeVar("T")
 
 FIREWALL_STATUS_AGE = 30.0
 """Seconds for which what was read of the kernel's rules is shown again: reading takes milliseconds, nft a process."""
+
+COLLECTING = (10_000, 10, 10)
+"""Thresholds of Python's collector of cycles. With the defaults it goes through all sessions every few hundred
+log-ins, which was a sixth of the processor time of a log-in; hardly anything here is in a cycle."""
 
 
 def _nonce() -> bytes:
@@ -140,7 +145,7 @@ class BrokerService(Service):
         self._stopping.append(broker.stop)
         firewall = self._raise_firewall()
         driver = Driver(broker, clock)
-        udp = UdpSignalling(broker, driver, clock, plane.feed)
+        udp = UdpSignalling(broker, driver, clock, plane.feed, limits.negotiations)
         plane.send_with(self._listen_udp(udp))
         tcp = TcpListener(broker, driver, clock, reactor)
         self._listen_tcp(tcp)
@@ -164,6 +169,8 @@ class BrokerService(Service):
         self._every_second(broker.tick, udp.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
         self.log.info("{firewall}", firewall=firewall())
+        gc.freeze()  # What was imported stays for good.
+        gc.set_threshold(*COLLECTING)
         self.log.info("ddtb6 {version} serves {places}", version=__version__, places=", ".join(self._listening))
 
     # --- parts ----------------------------------------------------------------------------------------------------

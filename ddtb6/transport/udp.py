@@ -10,6 +10,7 @@ Not here: sockets (`socket`), the reliability header (`tsp.framing`), effects (`
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
@@ -27,6 +28,9 @@ from ddtb6.tsp.status import ServerBusy
 
 LINGER = 30.0
 """Seconds for which a finished negotiation still answers duplicates: a lost reply to accept is asked for again."""
+
+EVICTION_TRIES = 16
+"""Peers looked at for one to give up when all places are taken; those that have proved themselves go to the back."""
 
 _READ: dict[codec.Phase, Callable[[bytes], Request]] = {
     codec.Phase.VERSION: codec.read_version,
@@ -74,13 +78,17 @@ class Peer:
 class UdpSignalling:
     """All UDP peers of the process."""
 
-    def __init__(self, broker: Broker, driver: Driver, clock: Clock, data: DataSink | None) -> None:
-        """`data` takes tunnelled packets; None where the kernel does, and the few that still come here are dropped."""
+    def __init__(self, broker: Broker, driver: Driver, clock: Clock, data: DataSink | None, most: int) -> None:
+        """At most `most` peers are kept.
+
+        `data` takes tunnelled packets; None where the kernel does, and the few that still come here are dropped.
+        """
         self._broker = broker
         self._driver = driver
         self._clock = clock
         self._data = data
-        self._peers: dict[tuple[Endpoint, Endpoint], Peer] = {}
+        self._most = most
+        self._peers: OrderedDict[tuple[Endpoint, Endpoint], Peer] = OrderedDict()
         self._wheel: Wheel[tuple[Endpoint, Endpoint]] = Wheel(clock.monotonic())
 
     def __len__(self) -> int:
@@ -102,11 +110,11 @@ class UdpSignalling:
         peer = self._peers.get(key)
         if peer is None or peer.exchange.opens_again(header, text):
             link = Link(Carrier.UDP, local, remote)
-            if not text.startswith(_OPENING):
+            if text[: len(_OPENING)].upper() != _OPENING:
                 if text.startswith(framing.ECHO_REQUEST) and self._broker.may_echo(link):
                     socket.send(framing.echo_reply(header), local, remote)
                 return
-            verdict = self._broker.admit(link, len(self._peers))
+            verdict = self._broker.admit(link, 0 if self._has_room() else self._most)
             if verdict is not Admission.WELCOME:
                 if verdict is Admission.BUSY:
                     socket.send(header.raw + _BUSY, local, remote)
@@ -127,6 +135,20 @@ class UdpSignalling:
                 peer.send(answer)
             case _:
                 pass
+
+    def _has_room(self) -> bool:
+        """Whether there is room for one more, made at the cost of the oldest peer that has proved nothing.
+
+        Forged VERSION lines would otherwise keep every honest client out for as long as a negotiation may take.
+        """
+        if len(self._peers) < self._most:
+            return True
+        for _ in range(EVICTION_TRIES):
+            key, peer = self._peers.popitem(last=False)
+            if not peer.exchange.proven:
+                return True
+            self._peers[key] = peer
+        return False
 
     def tick(self) -> None:
         """To be called once a second: deadlines, and peers to forget."""

@@ -223,7 +223,7 @@ class World:
         )
         self.driver = Driver(self.broker, self.clock)
         self.socket = FakeSocket()
-        self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed)
+        self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed, 60_000)
         self.tcp = TcpListener(self.broker, self.driver, self.clock, self.clock)
         self.plane.send_with(self.socket.send)
         now(self.broker.start())
