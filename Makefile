@@ -17,7 +17,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # command=package. The broker itself starts nothing but nft, and that only where it is present.
 RUN_PACKAGES := nft=nftables
 DEMO_PACKAGES := $(RUN_PACKAGES) ip=iproute2 nsenter=util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl
+TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl \
+  freeradius=freeradius radclient=freeradius-utils
 
 # Install the packages in $missing; without root or apt, name them and go on.
 define install

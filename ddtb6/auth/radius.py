@@ -36,7 +36,9 @@ class Aaa(Protocol):
     async def digest(self, proof: DigestProof, link: Link) -> Verdict:
         """Judge a DIGEST-MD5 proof; `Accepted.rspauth` is None when no proof of the server was given."""
 
-    async def stored_digest(self, user: str, link: Link) -> tuple[Principal, bytes] | Rejected | Unavailable:
+    async def stored_digest(
+        self, user: str, realm: str, link: Link
+    ) -> tuple[Principal, bytes] | Rejected | Unavailable:
         """Who `user` is, and MD5(user:realm:password)."""
 
 
@@ -80,7 +82,7 @@ class RadiusUsers:
         return verdict
 
     async def _judged_here(self, proof: DigestProof, link: Link) -> Verdict:
-        known = await self._aaa.stored_digest(proof.user, link)
+        known = await self._aaa.stored_digest(proof.user, self._realm, link)
         if not isinstance(known, tuple):
             return known
         principal, secret = known

@@ -63,9 +63,11 @@ class RadiusAccess:
             return _unusable(reply, error)
         return self._accepted(reply, proof.user, rspauth=rspauth)
 
-    async def stored_digest(self, user: str, link: Link) -> tuple[Principal, bytes] | Rejected | Unavailable:
+    async def stored_digest(
+        self, user: str, realm: str, link: Link
+    ) -> tuple[Principal, bytes] | Rejected | Unavailable:
         """Who `user` is, and the 16 octets of MD5(user:realm:password), without any credentials being shown."""
-        reply = await self._ask([("User-Name", user), *self._about(link, "Call-Check")])
+        reply = await self._ask([("User-Name", user), ("Digest-Realm", realm), *self._about(link, "Call-Check")])
         if not isinstance(reply, Reply):
             return reply
         verdict = self._accepted(reply, user, (_FRAMED, _CALL_CHECK))

@@ -253,10 +253,9 @@ class Peer:
             return
         self._counters["unanswered"] += 1
         heard = self._answered is not None and flight.first_sent is not None and self._answered >= flight.first_sent
-        why = flight.why
-        self._fail(flight, why or "no answer")
         if flight.tries <= 0 and not heard and flight.code is not Code.STATUS_SERVER:
-            self._died(why)
+            self._died(flight.why)
+        self._fail(flight, flight.why or "no answer")
 
     def _tired(self, flight: Flight) -> None:
         flight.timer = None

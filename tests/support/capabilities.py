@@ -33,7 +33,15 @@ def missing_netns() -> str | None:
     return None
 
 
-PROBES = {"netns": missing_netns}
+def missing_radius() -> str | None:
+    """Why no FreeRADIUS can be started here; None when one can."""
+    for program in ("freeradius", "radclient"):
+        if shutil.which(program) is None:
+            return f"the program {program} is missing: install freeradius and freeradius-utils"
+    return None
+
+
+PROBES = {"netns": missing_netns, "radius": missing_radius}
 """Marker -> probe. Markers that are not here are judged by the test itself (`need_program`, `unavailable`)."""
 
 
