@@ -4,7 +4,7 @@
 `sections` is what can be said, `reading` turns a file into it.
 """
 
-from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse, radius_secret
+from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse, radius_client_secret, radius_secret
 from ddtb6.config.sections import (
     AuthConfig,
     Config,
@@ -14,6 +14,8 @@ from ddtb6.config.sections import (
     ListenConfig,
     PoolConfig,
     RadiusConfig,
+    RadiusDynamicClientConfig,
+    RadiusDynamicConfig,
     RadiusServerConfig,
     ServerConfig,
     TunnelConfig,
@@ -32,6 +34,8 @@ __all__ = [
     "PoolConfig",
     "Problem",
     "RadiusConfig",
+    "RadiusDynamicClientConfig",
+    "RadiusDynamicConfig",
     "RadiusServerConfig",
     "ServerConfig",
     "TunnelConfig",
@@ -40,5 +44,6 @@ __all__ = [
     "describe",
     "load",
     "parse",
+    "radius_client_secret",
     "radius_secret",
 ]

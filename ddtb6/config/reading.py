@@ -12,7 +12,7 @@ import itertools
 import tomllib
 import typing
 from collections.abc import Mapping
-from ipaddress import IPv6Network
+from ipaddress import IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from ddtb6.config.sections import (
     Config,
     PoolConfig,
     RadiusConfig,
+    RadiusDynamicClientConfig,
     RadiusServerConfig,
     meant,
 )
@@ -84,15 +85,24 @@ def parse(text: str) -> Config:
 
 def radius_secret(name: str, server: RadiusServerConfig) -> bytes:
     """The shared secret of the server called `name`, read from its file where it stands there. Raises ConfigError."""
-    if server.secret_file is None:
-        return server.secret.encode()
-    key = f"radius.server.{name}.secret_file"
+    return _secret(f"radius.server.{name}", server)
+
+
+def radius_client_secret(name: str, client: RadiusDynamicClientConfig) -> bytes:
+    """As `radius_secret`, of who may send requests for dynamic authorization. Raises ConfigError."""
+    return _secret(f"radius.dynamic.client.{name}", client)
+
+
+def _secret(key: str, table: RadiusServerConfig | RadiusDynamicClientConfig) -> bytes:
+    path = table.secret_file
+    if path is None:
+        return table.secret.encode()
     try:
-        line = server.secret_file.read_bytes().partition(b"\n")[0].strip()
+        line = path.read_bytes().partition(b"\n")[0].strip()
     except OSError as error:
-        raise ConfigError([Problem(key, f"{server.secret_file} cannot be read: {error.strerror}")]) from None
+        raise ConfigError([Problem(f"{key}.secret_file", f"{path} cannot be read: {error.strerror}")]) from None
     if not line:
-        raise ConfigError([Problem(key, f"{server.secret_file} has an empty first line")])
+        raise ConfigError([Problem(f"{key}.secret_file", f"{path} has an empty first line")])
     return line
 
 
@@ -138,13 +148,14 @@ class _Reader:
         self.problems.append(Problem(key, sentence))
 
     def config(self, tables: Mapping[str, Any]) -> Config:
-        radius = tables.get("radius", {})
-        servers = radius.get("server", {}) if isinstance(radius, dict) else {}
-        if isinstance(radius, dict):
-            tables = {**tables, "radius": {key: value for key, value in radius.items() if key != "server"}}
+        tables = dict(tables)
+        servers = _take_out(tables, "radius", "server")
+        tables["radius.dynamic"] = _take_out(tables, "radius", "dynamic")
+        clients = _take_out(tables, "radius.dynamic", "client")
         sections = {name: self.section(name, kind, tables.get(name, {})) for name, kind in SECTIONS.items()}
         pools = self.pools(tables.get("pool", {}))
         radius_servers = self.radius_servers(servers, sections["radius"])
+        radius_clients = self.radius_clients(clients)
         for name in tables.keys() - {*SECTIONS, "pool"}:
             what = "section" if isinstance(tables[name], dict) else "key outside of the sections"
             self.wrong(name, f"there is no such {what}{self.home(name, [*SECTIONS, 'pool'])}")
@@ -152,7 +163,14 @@ class _Reader:
         assert isinstance(auth, AuthConfig)
         self.relations(auth, pools)
         self.radius(auth, sections["radius"], radius_servers)
-        config = Config(**sections, pools=pools, radius_servers=radius_servers)
+        config = Config(
+            **{name.replace(".", "_"): section for name, section in sections.items()},
+            pools=pools,
+            radius_servers=radius_servers,
+            radius_dynamic_clients=radius_clients,
+        )
+        if config.radius_dynamic.listen and not servers and not clients:
+            self.wrong("radius.dynamic.listen", "there is no [radius.server.NAME] and no [radius.dynamic.client.NAME]")
         if not config.listen.udp and not config.listen.tcp:
             self.wrong("listen", "neither udp nor tcp has an address; no client could reach the broker")
         return config
@@ -250,18 +268,37 @@ class _Reader:
         return {name: found[name] for name in radius.order or found}
 
     def radius_server(self, name: str, table: object) -> RadiusServerConfig | None:
-        key = f"radius.server.{name}"
+        given = self.keeper_of_secret(f"radius.server.{name}", RadiusServerConfig, table)
+        return None if given is None else RadiusServerConfig(**given)
+
+    def radius_clients(self, tables: object) -> dict[str, RadiusDynamicClientConfig]:
+        if not isinstance(tables, dict):
+            self.wrong("radius.dynamic.client", "must be tables: [radius.dynamic.client.NAME]")
+            return {}
+        found: dict[str, RadiusDynamicClientConfig] = {}
+        for name in sorted(tables):
+            key = f"radius.dynamic.client.{name}"
+            given = self.keeper_of_secret(key, RadiusDynamicClientConfig, tables[name])
+            if given is None:
+                continue
+            if any(ip_address(each.address) == ip_address(given["address"]) for each in found.values()):
+                self.wrong(f"{key}.address", f"{given['address']} is listed twice")
+            else:
+                found[name] = RadiusDynamicClientConfig(**given)
+        return found
+
+    def keeper_of_secret(self, key: str, kind: type, table: object) -> dict[str, Any] | None:
+        """The keys of a table that has an address and a secret."""
         known = len(self.problems)
-        given = self.values(key, RadiusServerConfig, table)
+        given = self.values(key, kind, table)
         if "address" not in {*given, *(table if isinstance(table, dict) else ())}:
             self.wrong(f"{key}.address", "is missing")
         if len(self.problems) > known:
             return None
-        server = RadiusServerConfig(**given)
-        if bool(server.secret) is (server.secret_file is not None):
+        if bool(given.get("secret")) is (given.get("secret_file") is not None):
             self.wrong(f"{key}.secret", "give either secret or secret_file")
             return None
-        return server
+        return given
 
     def radius(self, auth: AuthConfig, radius: RadiusConfig, servers: Mapping[str, RadiusServerConfig]) -> None:
         """What holds between the chain, the mechanisms and RADIUS."""
@@ -307,3 +344,12 @@ class _Reader:
                 self.wrong("auth.mechanisms", "auth.chain has anonymous, which needs the mechanism ANONYMOUS")
         if "local" in auth.chain and not {"DIGEST-MD5", "PLAIN"} & {*auth.mechanisms}:
             self.wrong("auth.mechanisms", "auth.chain has local, which needs DIGEST-MD5 or PLAIN")
+
+
+def _take_out(tables: dict[str, Any], name: str, key: str) -> Any:
+    """What `tables` has under `name` and `key`, which then is not there any more."""
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        return {}
+    tables[name] = {each: value for each, value in table.items() if each != key}
+    return table.get(key, {})

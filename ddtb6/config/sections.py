@@ -173,6 +173,8 @@ class RadiusConfig:
     """Seconds for which a server that did not answer is not asked, unless it answers Status-Server before."""
     probe_interval: float = field(default=10.0, metadata=_between(1, 3600))
     """Seconds between two Status-Server to such a server."""
+    accounting: bool = True
+    """Tell the servers that have an `acct_port` of every session: its begin, what it has carried, its end."""
     interim_interval: float = field(default=0.0, metadata={"check": _interim})
     """Seconds between two interim accounting records of a session, 60 at least; 0: none."""
     interim_from: str = field(default="server", metadata=_among("server", "configuration"))
@@ -195,6 +197,30 @@ class RadiusServerConfig:
     """File that has the shared secret in its first line; in place of `secret`."""
     message_authenticator: str = field(default="auto", metadata=_among("auto", "yes", "no"))
     """Must answers to log-ins be signed (CVE-2024-3596): `yes`, `no`, or `auto`, from the first signed one on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusDynamicConfig:
+    """[radius.dynamic]"""
+
+    listen: tuple[Endpoint, ...] = field(default=(), metadata={"check": _once})
+    """UDP addresses, usually with port 3799, for Disconnect and CoA requests (RFC 5176); empty: none are served."""
+    require_event_timestamp: bool = False
+    """Drop requests without an Event-Timestamp, which alone tells a new request from an old one sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusDynamicClientConfig:
+    """[radius.dynamic.client.NAME], who may send such requests; without any, the servers, with their secrets"""
+
+    address: str = field(metadata={"check": _address})
+    """Numeric IPv4 or IPv6 address it sends from."""
+    secret: str = field(default="", repr=False, metadata={"secret": True})
+    """The shared secret."""
+    secret_file: Path | None = None
+    """File that has the shared secret in its first line; in place of `secret`."""
+    require_message_authenticator: bool = False
+    """Drop its requests that have no Message-Authenticator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +321,7 @@ class Config:
     listen: ListenConfig = ListenConfig()
     auth: AuthConfig = AuthConfig()
     radius: RadiusConfig = RadiusConfig()
+    radius_dynamic: RadiusDynamicConfig = RadiusDynamicConfig()
     tunnel: TunnelConfig = TunnelConfig()
     limits: LimitsConfig = LimitsConfig()
     dataplane: DataPlaneConfig = DataPlaneConfig()
@@ -304,6 +331,13 @@ class Config:
     """[pool.NAME], by name and in the order of names"""
     radius_servers: Mapping[str, RadiusServerConfig] = field(default_factory=dict)
     """[radius.server.NAME], by name and in the order in which they are asked"""
+    radius_dynamic_clients: Mapping[str, RadiusDynamicClientConfig] = field(default_factory=dict)
+    """[radius.dynamic.client.NAME], by name"""
+
+    @property
+    def accounts_by_radius(self) -> bool:
+        """Sessions are told to RADIUS servers."""
+        return self.radius.accounting and any(each.acct_port for each in self.radius_servers.values())
 
 
 # --- documentation ------------------------------------------------------------------------------------------------
@@ -327,6 +361,7 @@ SECTIONS: Mapping[str, type] = {
     "listen": ListenConfig,
     "auth": AuthConfig,
     "radius": RadiusConfig,
+    "radius.dynamic": RadiusDynamicConfig,
     "tunnel": TunnelConfig,
     "limits": LimitsConfig,
     "dataplane": DataPlaneConfig,
@@ -334,7 +369,11 @@ SECTIONS: Mapping[str, type] = {
     "web": WebConfig,
 }
 """The tables there is one of, in the order they are documented."""
-SEVERAL: Mapping[str, type] = {"radius.server.NAME": RadiusServerConfig, "pool.NAME": PoolConfig}
+SEVERAL: Mapping[str, type] = {
+    "radius.server.NAME": RadiusServerConfig,
+    "radius.dynamic.client.NAME": RadiusDynamicClientConfig,
+    "pool.NAME": PoolConfig,
+}
 """The tables there are several of."""
 
 _TYPE_WORDS = {

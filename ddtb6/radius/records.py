@@ -10,21 +10,22 @@ Not here: when and to whom it is sent (`radius.accounting`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.ports import Session, Terms
-from ddtb6.radius.attributes import LONGEST, Attribute, clip
+from ddtb6.radius.attributes import Attribute, clip
 from ddtb6.radius.nas import Nas
+from ddtb6.radius.packets import LARGEST
 from ddtb6.tunnel.reasons import EndReason
 from ddtb6.tunnel.spec import Counters, TunnelId
 
 ANONYMOUS = "anonymous"
 """User-Name of sessions without an account; Calling-Station-Id tells them apart."""
-CLASS_ROOM = 2400
-"""Octets of Class that a record has room for beside everything else; an accept with more is not answered in full."""
 MOST_ROUTES = 16
 """Framed-IPv6-Route in one record."""
+ENVELOPE = 128
+"""Octets that header, counters and what a proxy adds may take of a packet."""
 
 STATUS: Mapping[RecordKind, str] = {
     RecordKind.START: "Start",
@@ -37,7 +38,7 @@ STATUS: Mapping[RecordKind, str] = {
 CAUSES: Mapping[EndReason, str] = {
     EndReason.REPLACED: "NAS-Request",
     EndReason.ENDPOINT_TAKEN: "NAS-Request",
-    EndReason.NOT_ACCEPTED: "User-Error",
+    EndReason.NOT_ACCEPTED: "Lost-Carrier",
     EndReason.REJECTED: "User-Error",
     EndReason.DELETED: "User-Request",
     EndReason.IDLE: "Idle-Timeout",
@@ -69,7 +70,7 @@ def record_attributes(record: Record, nas: Nas, now: float) -> list[Attribute]:
         attributes += nas.path(session.spec.local, session.spec.remote, connect_info(session))
         attributes.append(("Acct-Authentic", "RADIUS" if session.terms.by_radius else "Local"))
         attributes += _holdings(session)
-        attributes += _kept_class(session.terms)
+        attributes += _kept_class(session.terms, LARGEST - ENVELOPE - sum(map(_size, attributes)))
         if record.kind in _COUNTED:
             attributes.append(("Acct-Session-Time", _word(record.at - session.started)))
             attributes += _counted(record.counters)
@@ -122,16 +123,23 @@ def _holdings(session: Session) -> list[Attribute]:
     return attributes
 
 
-def _kept_class(terms: Terms) -> Sequence[Attribute]:
-    """All of them, in order, unchanged, as far as there is room."""
+def _kept_class(terms: Terms, room: int) -> list[Attribute]:
+    """All of them, in order, unchanged, as far as `room` octets go: an accept may be as large as a packet can be."""
     kept: list[Attribute] = []
-    room = CLASS_ROOM
     for each in terms.account_class:
         room -= len(each) + 2
-        if room < 0 or len(each) > LONGEST:
+        if room < 0:
             break
         kept.append(("Class", each))
     return kept
+
+
+def _size(attribute: Attribute) -> int:
+    """Octets in a packet at most."""
+    value = attribute[1]
+    return 2 + max(
+        18, len(value.encode() if isinstance(value, str) else value) if isinstance(value, str | bytes) else 0
+    )
 
 
 def _counted(counters: Counters) -> list[Attribute]:

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Use
-from ddtb6.config import Config, ConfigError, RadiusServerConfig, cautions, describe, load, parse, radius_secret
+from ddtb6.config import (
+    Config,
+    ConfigError,
+    RadiusDynamicClientConfig,
+    RadiusServerConfig,
+    cautions,
+    describe,
+    load,
+    parse,
+    radius_client_secret,
+    radius_secret,
+)
 from ddtb6.config.sections import Key
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -23,6 +34,7 @@ ETC = Path(__file__).parents[2] / "etc"
 LINKS = '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
 HOME = '[pool.home]\nblock = "2001:db8:1000::/36"\nuse = "prefixes"\nlength = 56\n'
 RADIUS = '[radius.server.one]\naddress = "192.0.2.1"\nsecret = "not to be seen"\n'
+PORTAL = '[radius.dynamic.client.portal]\naddress = "::1"\nsecret = "not to be seen"\n'
 
 
 def problems(text: str) -> list[str]:
@@ -52,7 +64,10 @@ def test_sample_has_every_key_with_its_default() -> None:
         assert key.name in table, f"{key.section}.{key.name}"
     config = parse(uncommented)
     sample = load(ETC / "ddtb6.toml")
-    assert dataclasses.replace(config, pools={}, radius_servers={}) == Config()
+    assert dataclasses.replace(config, pools={}, radius_servers={}, radius_dynamic_clients={}) == Config()
+    assert {
+        name: dataclasses.replace(each, address="", secret="") for name, each in config.radius_dynamic_clients.items()
+    } == {"portal": RadiusDynamicClientConfig("")}
     assert {name: dataclasses.replace(each, address="", secret="") for name, each in config.radius_servers.items()} == {
         "one": RadiusServerConfig("")
     }
@@ -169,6 +184,14 @@ def test_all_errors_at_once_each_with_its_key() -> None:
         ('[radius.server.one]\naddress = "radius.example"\nsecret = "s"', "is not a numeric IPv4 or IPv6 address"),
         ('[radius.server.one]\naddress = "fe80::1%eth0"\nsecret = "s"', "has a scope; give the address alone"),
         (f'{RADIUS}message_authenticator = "maybe"', 'message_authenticator: "maybe" is not one of auto, yes, no'),
+        ('[radius.dynamic]\nlisten = ["[::1]:3799"]', "radius.dynamic.listen: there is no [radius.server.NAME] and no"),
+        ("[radius]\ndynamic = 3", "radius.dynamic: must be a table: [radius.dynamic]"),
+        ("[radius.dynamic]\nclient = 3", "radius.dynamic.client: must be tables: [radius.dynamic.client.NAME]"),
+        ("[radius.dynamic]\nlisten = [3799]", "radius.dynamic.listen: must be text in quotes, not 3799"),
+        ("[radius.dynamic]\nrequire_event_timestamps = true", "there is no such key; did you mean require_event"),
+        (f"{PORTAL}[radius.dynamic.client.other]", "radius.dynamic.client.other.address: is missing"),
+        (f"{PORTAL}secret_file = 'f'", "radius.dynamic.client.portal.secret: give either secret or secret_file"),
+        (PORTAL + PORTAL.replace("portal", "z").replace("::1", "0::1"), "radius.dynamic.client.z.address: 0::1 is"),
         (f"{RADIUS}secrets = 3", "radius.server.one.secrets: there is no such key; did you mean secret?"),
         ('[server]\nstate = ""', "server.state: must be a path"),
         ('[tunnel]\ndomain = "example.net."', 'tunnel.domain: "example.net." is not a domain name'),
@@ -323,3 +346,19 @@ def test_a_shared_secret_from_a_file(tmp_path: Path) -> None:
         radius_secret("one", server)
     path.write_bytes("p\u00e4ss word\r\nsecond line\n".encode())
     assert radius_secret("one", server) == "p\u00e4ss word".encode()
+
+
+def test_who_may_send_disconnects() -> None:
+    config = parse(f'{LINKS}{PORTAL}[radius.dynamic]\nlisten = ["0.0.0.0:3799", "[::]:3799"]\n')
+    assert config.radius_dynamic.listen == (Endpoint("0.0.0.0", 3799), Endpoint("::", 3799))
+    (client,) = config.radius_dynamic_clients.values()
+    assert client.address == "::1"
+    assert radius_client_secret("portal", client) == b"not to be seen"
+    assert "not to be seen" not in repr(config)
+
+
+def test_accounting_needs_somebody_to_tell() -> None:
+    assert not parse(LINKS).accounts_by_radius
+    assert parse(LINKS + RADIUS).accounts_by_radius
+    assert not parse(f"{LINKS}{RADIUS}acct_port = 0\n").accounts_by_radius
+    assert not parse(f"{LINKS}{RADIUS}[radius]\naccounting = false\n").accounts_by_radius
