@@ -2,7 +2,7 @@
 """Performs the effects of negotiations: what UDP and TCP have in common.
 
 Invariant: effects are performed in order; what the broker could not answer becomes 310 on the wire and the whole story
-in the log.
+in the log, as often as it takes to be noticed.
 Not here: octets on sockets (`udp`, `tcp`), decisions (`broker`).
 """
 
@@ -13,11 +13,16 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from ddtb6.broker.admission import Buckets
 from ddtb6.broker.broker import Broker, Visitor
 from ddtb6.broker.ports import Clock, StoreBusy
 from ddtb6.tsp.effects import Answer, Ask, Established, Followup, Hangup, Proven, Refused, Reply
 from ddtb6.tsp.negotiation import Input
 from ddtb6.tsp.status import ServerBusy, ServerError
+
+COMPLAINTS_RATE = 0.2
+"""Failures of the broker logged a second, each with its traceback: a full disk fails every log-in."""
+COMPLAINTS_BURST = 5
 
 
 class Wire(Protocol):
@@ -44,6 +49,7 @@ class Driver:
     def __init__(self, broker: Broker, clock: Clock) -> None:
         self._broker = broker
         self._clock = clock
+        self._complaints = Buckets(COMPLAINTS_RATE, COMPLAINTS_BURST)
 
     def take(self, visitor: Visitor, wire: Wire, event: Input) -> None:
         """Give `event` to the visitor's negotiation and perform what comes of it, now or after the broker's answer."""
@@ -70,7 +76,8 @@ class Driver:
         except StoreBusy:
             answer = Refused(ask.token, ServerBusy())
         except Exception:
-            self.log.failure("The broker could not answer {question}", question=type(ask.question).__name__)
+            if self._complaints.take("", self._clock.monotonic()):
+                self.log.failure("The broker could not answer {question}", question=type(ask.question).__name__)
             answer = Refused(ask.token, ServerError())
         try:
             self.take(visitor, wire, answer)

@@ -115,9 +115,12 @@ class TcpSignalling(Protocol):
             self._pause = self._listener.reactor.callLater(0, self._advance)
 
     def followup(self, payload: bytes) -> None:
+        if self._over:
+            return
         self._cancel_pause()
         self._followup = payload
-        self._wait_for_ack(ACK_PATIENCE)
+        # What was just written is in the kernel's queue only after this turn of the reactor.
+        self._pause = self._listener.reactor.callLater(ACK_POLL, self._wait_for_ack, ACK_PATIENCE)
 
     def proven(self) -> None:
         """Nothing to do: a connection proves it from the start."""
@@ -176,7 +179,9 @@ class TcpSignalling(Protocol):
             self._deadline = self._listener.reactor.callLater(wait, self._arm)
             return
         self._listener.driver.take(self._visitor, self, DeadlinePassed())
-        if not self._over:  # Busy: the broker is slow, not the client.
+        if self._choked:
+            self.transport.abortConnection()  # It does not read: what is left for it would keep the connection open.
+        elif not self._over:  # Busy: the broker is slow, not the client.
             self._deadline = self._listener.reactor.callLater(1.0, self._arm)
 
 

@@ -48,12 +48,14 @@ DataSink = Callable[[bytes, Endpoint, Endpoint], None]
 class Peer:
     """A visitor over UDP; the `Wire` of its negotiation."""
 
-    __slots__ = ("_socket", "exchange", "heard", "visitor")
+    __slots__ = ("_socket", "exchange", "forgotten", "heard", "visitor")
 
     def __init__(self, socket: UdpSocket, visitor: Visitor, now: float) -> None:
         self._socket = socket
         self.visitor = visitor
         self.exchange = framing.Exchange(framing.OVERHEAD[socket.family])
+        self.forgotten = False
+        """The client has started over; what was still to be said in answer to this is not for it."""
         self.heard = now
         """Monotonic second of its last message, copies left out."""
 
@@ -62,7 +64,7 @@ class Peer:
         self._socket.send(datagram, link.local, link.remote)
 
     def reply(self, payload: bytes) -> None:
-        if self.exchange.owing:
+        if self.exchange.owing and not self.forgotten:
             self.send(self.exchange.reply(payload))
 
     def followup(self, payload: bytes) -> None:
@@ -122,6 +124,8 @@ class UdpSignalling:
             now = self._clock.monotonic()
             if peer is None:
                 self._wheel.schedule(key, now + LINGER)
+            else:
+                peer.forgotten = True
             # A restarted client takes over its own mapping. The tunnel it may have stays until it has logged in again:
             # whoever can send one datagram with its address could end it otherwise.
             peer = self._peers[key] = Peer(socket, self._broker.welcome(link), now)

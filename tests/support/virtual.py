@@ -195,6 +195,7 @@ class World:
         clock: VirtualClock | None = None,
         plane: Any = None,
         store: Any = None,
+        peers: int = 1000,
         **policy: Any,
     ) -> None:
         self.directory = directory
@@ -223,7 +224,7 @@ class World:
         )
         self.driver = Driver(self.broker, self.clock)
         self.socket = FakeSocket()
-        self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed, 60_000)
+        self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed, peers)
         self.tcp = TcpListener(self.broker, self.driver, self.clock, self.clock)
         self.plane.send_with(self.socket.send)
         now(self.broker.start())
@@ -252,7 +253,10 @@ class World:
         for _ in range(whole):
             self.clock.advance(1.0)
             self.round()
-        self.clock.advance(seconds - whole)
+        # Timers that set timers: in steps, or each would count from the end of the whole time.
+        steps = round((seconds - whole) * 100)
+        for _ in range(steps):
+            self.clock.advance(0.01)
 
     def round(self) -> None:
         self.udp.tick()

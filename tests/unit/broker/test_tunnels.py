@@ -137,7 +137,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Ho
 NUMBERS = iter(range(1, 1 << 20))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=4),
     st.lists(st.integers(0, 9), max_size=40),
@@ -427,6 +427,8 @@ def test_an_offer_that_is_neither_accepted_nor_used_is_taken_back(lab: World) ->
     lab.pass_time(2)
     assert lab.live() == []
     assert past(lab) == {}  # an anonymous client that sent nothing leaves no history
+    [ended] = [each.ending for each in lab.events if isinstance(each, events.SessionEnded)]
+    assert ended.reason is EndReason.NOT_ACCEPTED
     assert now(lab.store.leases()) == []
 
 
