@@ -2,7 +2,8 @@
 """`python -m bench [PART ...]`: measure, and print one table. Progress goes to standard error.
 
 Everything runs in network namespaces of this machine, which needs root; without, log-ins are measured over the
-loopback with a data plane that carries nothing, and the rest is left out.
+loopback with a data plane that carries nothing, and the rest is left out. The exit status is 1 only when something
+could not be measured.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench import forwarding, logins, reconnect
+from bench.clients import Crowd
 from bench.servers import PROCESSORS, WORLD, Daemon, Here, Place
 from bench.table import Row, table
 from tests.support.netns import Lab
@@ -27,7 +30,7 @@ STATE = "/var/tmp"
 """A real file system: /tmp may be memory, where a sync costs nothing."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure ddtb6.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure, of {', '.join(PARTS)}; default all")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -41,13 +44,16 @@ def main() -> None:
     os.sched_setaffinity(0, {WORLD})
     if arguments.profile:
         _profile(arguments.profile.absolute(), arguments.each)
-        return
-    rows = _measure(arguments.parts or PARTS, arguments)
+        return 0
+    rows, failed = _measure(arguments.parts or PARTS, arguments)
     print(json.dumps([row.plain() for row in rows], indent=1) if arguments.json else f"{_machine()}\n\n{table(rows)}")
+    return 1 if failed else 0
 
 
-def _measure(parts: list[str] | tuple[str, ...], arguments: argparse.Namespace) -> list[Row]:
+def _measure(parts: list[str] | tuple[str, ...], arguments: argparse.Namespace) -> tuple[list[Row], bool]:
+    """The figures, and whether there is a part that has none because it failed."""
     rows: list[Row] = []
+    failed = False
     root = os.geteuid() == 0
     runs, each = arguments.runs, arguments.each
     began = time.monotonic()
@@ -62,19 +68,26 @@ def _measure(parts: list[str] | tuple[str, ...], arguments: argparse.Namespace) 
         def directory() -> Path:
             return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddtb6-bench-", dir=STATE)))
 
-        for part in parts:
+        def measure(part: str) -> list[Row]:
             if part == "start":
-                rows += logins.start_up(place, directory(), plane, runs, say)
-            elif part == "logins":
-                for each_plane in dict.fromkeys(("memory", plane)):
-                    rows += logins.log_ins(place, directory(), each_plane, runs, each, say)
-            elif part == "reconnect":
-                rows += reconnect.reconnect(place, directory(), plane, arguments.clients, say)
-            elif root:
-                rows += forwarding.forwarding(directory(), max(1, runs // 2), say)
-            else:
-                say(f"{part} is left out: it makes network namespaces, which needs root")
-    return rows
+                return logins.start_up(place, directory(), plane, runs, say)
+            if part == "logins":
+                planes = dict.fromkeys(("memory", plane))
+                return [row for kind in planes for row in logins.log_ins(place, directory(), kind, runs, each, say)]
+            if part == "reconnect":
+                return reconnect.reconnect(place, directory(), plane, arguments.clients, say)
+            if root:
+                return forwarding.forwarding(directory(), max(1, runs // 2), say)
+            say(f"{part} is left out: it makes network namespaces, which needs root")
+            return []
+
+        for part in parts:
+            try:
+                rows += measure(part)
+            except Exception:
+                say(f"{part} could not be measured:\n{traceback.format_exc()}")
+                failed = True
+    return rows, failed
 
 
 def _profile(target: Path, each: int) -> None:
@@ -83,7 +96,7 @@ def _profile(target: Path, each: int) -> None:
         place = lab.namespace("bench")
         with (
             Daemon(place, Path(name), "memory", ("127.0.0.1", 3653), users=users, profile=target) as daemon,
-            logins.Crowd(place, daemon.address, users) as crowd,
+            Crowd(place, daemon.address, users) as crowd,
         ):
             crowd.log_in(range(each), logins.AT_ONCE)
     print(f"python -m pstats {target}")
@@ -91,11 +104,11 @@ def _profile(target: Path, each: int) -> None:
 
 def _machine() -> str:
     return (
-        f"Python {platform.python_version()} of {sys.base_prefix}; Linux {platform.release()}; {len(PROCESSORS)} processors, one "
-        f"for what is measured and one for its clients; load {os.getloadavg()[0]:.1f}.\n"
+        f"Python {platform.python_version()} of {sys.base_prefix}; Linux {platform.release()}; {len(PROCESSORS)} "
+        f"processors, one for what is measured and one for its clients; load {os.getloadavg()[0]:.1f}.\n"
         "A figure is the median of its runs, the spread their extremes; the baseline is of the same run."
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

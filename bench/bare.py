@@ -17,15 +17,20 @@ from typing import Any
 
 def serve_twisted(address: str, port: int, answers: list[bytes]) -> None:
     """A reactor and a protocol."""
-    from twisted.internet import protocol, reactor
+    from twisted.internet import protocol
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
 
     class Bare(protocol.DatagramProtocol):
+        transport: Any
+
         def datagramReceived(self, datagram: bytes, addr: Any) -> None:
             self.transport.write(datagram[:8] + answers[(datagram[3] - 0xF0) % len(answers)], addr)
 
-    listening = reactor.listenUDP(port, Bare(), interface=address)  # type: ignore[attr-defined]
+    listening = reactor.listenUDP(port, Bare(), interface=address)
     _widen(listening.socket)
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 def serve_loop(address: str, port: int, answers: list[bytes]) -> None:

@@ -62,9 +62,8 @@ class Network:
 
     def __init__(self, lab: Lab, directory: Path, stack: contextlib.ExitStack) -> None:
         self.client, self.broker, self.host = (lab.namespace(each) for each in ("client", "broker", "host"))
-        lab.wire(
-            self.client, self.broker, [f"{CLIENT_OUTER}/24", f"{PLAIN_CLIENT}/64"], [f"{OUTER}/24", "2001:db8:e::1/64"]
-        )
+        client_ends, broker_ends = [f"{CLIENT_OUTER}/24", f"{PLAIN_CLIENT}/64"], [f"{OUTER}/24", "2001:db8:e::1/64"]
+        lab.wire(self.client, self.broker, client_ends, broker_ends)
         lab.wire(self.broker, self.host, ["2001:db8:f::1/64"], [f"{PLAIN_HOST}/64", f"{TUNNEL_HOST}/64"])
         self.broker.sysctl("net/ipv6/conf/all/forwarding", 1)
         self.client.route("2001:db8:f::/64", "via", "2001:db8:e::1", "mtu", "lock", str(MTU))
@@ -117,18 +116,21 @@ def forwarding(directory: Path, runs: int, say: Say) -> list[Row]:
                     "out, plain": (net.host, PLAIN_HOST, net.client, PLAIN_CLIENT),
                 }.items():
                     figures.setdefault(f"bulk {name}", []).append(_bulk(sender, source, receiver, target))
+
+    def pair(name: str, figure: Callable[[Load], float]) -> tuple[list[float], list[float]]:
+        """With the tunnel, and without."""
+        return list(map(figure, figures[f"{name}, tunnel"])), list(map(figure, figures[f"{name}, plain"]))
+
     rows = []
     for way, words in (("in", "from the client"), ("out", "to the client")):
-        tunnel, plain = figures[f"bulk {way}, tunnel"], figures[f"bulk {way}, plain"]
-        rows.append(Row(f"TCP {words}", "Mbit/s", [x.rate * 8e-6 for x in tunnel], [x.rate * 8e-6 for x in plain]))
-        rows.append(
-            Row("  broker's processor busy", "%", [x.broker * 100 for x in tunnel], [x.broker * 100 for x in plain])
-        )
-        rows.append(Row("  the other one busy", "%", [x.world * 100 for x in tunnel], [x.world * 100 for x in plain]))
-        tunnel, plain = figures[f"small {way}, tunnel"], figures[f"small {way}, plain"]
-        costs = [[each.rate / each.broker for each in some] for some in (tunnel, plain)]
-        rows.append(Row(f"small packets {words} a second", "", [x.rate for x in tunnel], [x.rate for x in plain]))
-        rows.append(Row("  a processor second of the broker", "", costs[0], costs[1]))
+        bulk, small = f"bulk {way}", f"small {way}"
+        rows += [
+            Row(f"TCP {words}", "Mbit/s", *pair(bulk, lambda load: load.rate * 8e-6)),
+            Row("  broker's processor busy", "%", *pair(bulk, lambda load: load.broker * 100)),
+            Row("  the other one busy", "%", *pair(bulk, lambda load: load.world * 100)),
+            Row(f"small packets {words} a second", "", *pair(small, lambda load: load.rate)),
+            Row("  for a processor second of the broker", "", *pair(small, lambda load: load.rate / load.broker)),
+        ]
     return rows
 
 
@@ -214,9 +216,8 @@ def _udp_packet(source: str, target: str, payload: bytes) -> bytes:
     total = sum(struct.unpack(f"!{len(summed) // 2}H", summed))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return (
-        struct.pack("!IHBB", 6 << 28, length, 17, 64) + ends + header[:6] + struct.pack("!H", ~total & 0xFFFF) + payload
-    )
+    checksum = struct.pack("!H", ~total & 0xFFFF)
+    return struct.pack("!IHBB", 6 << 28, length, 17, 64) + ends + header[:6] + checksum + payload
 
 
 # --- bulk ---------------------------------------------------------------------------------------------------------

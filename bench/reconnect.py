@@ -29,8 +29,11 @@ def reconnect(place: Place, directory: Path, plane: str, clients: int, say: Say)
         daemon.stop(signal.SIGKILL)
         stored = daemon.database.stat().st_size / clients
         with Daemon(place, directory, plane, address) as successor:
+            resumed = successor.resident()
             say(f"{clients:,} clients come back at once")
+            before = sum(successor.cpu())
             back = crowd.log_in(range(clients), clients)
+            cost = (sum(successor.cpu()) - before) / clients
             resident = successor.resident()
     for outcome in (first, back):
         if outcome.refusals:
@@ -38,9 +41,11 @@ def reconnect(place: Place, directory: Path, plane: str, clients: int, say: Say)
     return [
         Row(f"{clients:,} clients log in for the first time", "s", [first.seconds]),
         Row(f"start to listening with {clients:,} sessions", "s", [successor.listening_after]),
+        Row("  resident memory then", "MiB", [resumed / MEBIBYTE]),
         Row(f"{clients:,} clients come back at once", "s", [back.seconds], bar=25, at_most=True),
         Row("  of them lost", "", [_missing(first, clients) + _missing(back, clients)], bar=0, at_most=True),
         Row("  requests they repeated", "", [back.copies]),
+        Row("  processor time of a log-in, with what was repeated", "us", [cost * 1e6]),
         Row("  resident memory then", "MiB", [resident / MEBIBYTE], bar=200, at_most=True),
         Row("memory of a live session and its negotiation", "octets", [weight]),
         Row("database of a session with address and prefix", "octets", [stored]),

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from ddtb6.sasl.digest import user_secret
 from ddtb6.store.database import open_writer
@@ -123,7 +123,7 @@ class Server:
                     time.sleep(0.005)
         raise RuntimeError(f"the server did not answer:\n{log.read_text(errors='replace')}")
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +169,7 @@ class Daemon(Server):
         self.database = directory / "ddtb6.sqlite"
         if users:
             add_accounts(self.database, users)
-        profiling = ["--profile", profile, "--profiler", "cprofile", "--savestats"] if profile else []
+        profiling: list[str | Path] = ["--profile", profile, "--profiler", "cprofile", "--savestats"] if profile else []
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", *profiling, "ddtb6", "--config", config]
         super().__init__(place, command, address, directory / "log")
 
