@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from ddtb6.broker import events
 from ddtb6.broker.admission import Buckets
-from ddtb6.broker.ports import Clock
+from ddtb6.broker.ports import Clock, Session
 from ddtb6.tunnel.reasons import EndReason
 
 STRANGERS_RATE = 5.0
@@ -45,9 +45,10 @@ class Logbook:
                 pass  # The session between them says the same and more.
             case events.SessionOpened(session, nat):
                 spec = session.spec
-                self._info(
+                self._of_session(
+                    session,
                     f"session {session.id}: {session.owner} at {spec.remote}{' behind NAT' if nat else ''} by "
-                    f"{session.mechanism}, address {_text(spec.address)}, prefix {_prefix_text(spec.prefix)}"
+                    f"{session.mechanism}, address {_text(spec.address)}, prefix {_prefix_text(spec.prefix)}",
                 )
             case events.SessionEnded():
                 self._ended(event)
@@ -64,17 +65,24 @@ class Logbook:
         by = f" by {event.by}" if event.by else ""
         if ending.reason is EndReason.REPLACED and not event.by.startswith(f"{session.spec.remote.address}:"):
             by += ", another address: do two machines use one account?"
-        self._info(
+        self._of_session(
+            session,
             f"session {session.id}: {session.owner} at {session.spec.remote} ended: {ending.reason.value}{by}; "
-            f"{ending.counters.octets_in} octets in, {ending.counters.octets_out} out"
+            f"{ending.counters.octets_in} octets in, {ending.counters.octets_out} out",
         )
+
+    def _of_session(self, session: Session, line: str) -> None:
+        if session.user is None:
+            self._stranger(line)
+        else:
+            self._info(line)
 
     def _stranger(self, line: str) -> None:
         if not self._allowed.take("", self._clock.monotonic()):
             self._left_out += 1
             return
         if self._left_out:
-            self._info(f"{self._left_out} lines about refusals were left out: more came than are logged")
+            self._info(f"{self._left_out} lines about strangers were left out: more came than are logged")
             self._left_out = 0
         self._info(line)
 

@@ -189,7 +189,7 @@ class Broker:
     async def _grant(self, visitor: Visitor, create: Create) -> Offer:
         principal, link = visitor.principal, visitor.link
         assert principal is not None, "commands are taken after the log-in only"
-        if self._shut_out.get(principal.owner, -1.0) >= visitor.logged_in:
+        if self._is_shut_out(visitor, principal):
             raise AuthenticationFailed
         if principal.terms.tunnels == 0:
             raise NoMoreTunnels("This account may have no tunnel")
@@ -210,10 +210,16 @@ class Broker:
             self._granting[source] -= 1
             if not self._granting[source]:
                 del self._granting[source]
+        if self._is_shut_out(visitor, principal):  # While it was being written.
+            self._tunnels.drop(session, EndReason.DISABLED)
+            raise AuthenticationFailed
         nat = translated(create.client_address, link.remote)
         await self._tunnels.stand(session, nat=nat, by=str(link.remote))
         visitor.tunnel = session.id
         return self._offer(session, create.client_address, keepalive=create.keepalive is not None)
+
+    def _is_shut_out(self, visitor: Visitor, principal: ports.Principal) -> bool:
+        return self._shut_out.get(principal.owner, -1.0) >= visitor.logged_in
 
     async def _open(
         self,

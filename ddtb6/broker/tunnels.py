@@ -91,7 +91,7 @@ class Tunnels:
             reason = EndReason.REPLACED if same_owner else EndReason.ENDPOINT_TAKEN
             outranked = session.user is None and in_the_way.session.user is not None
             if outranked or in_the_way.session.id > session.id:
-                self._endings.append(ports.Ending(session.id, reason, session.carried))
+                self.drop(session, reason)
                 raise AddressInUse if outranked else RequestInProgress
             await self._end(in_the_way, reason, by)
         self._live.add(live)
@@ -101,6 +101,10 @@ class Tunnels:
         self._watch(live)
         self._watch_interim(live)
         self._bus.publish(events.SessionOpened(session, nat))
+
+    def drop(self, session: ports.Session, reason: EndReason) -> None:
+        """End a session that was just written and is to have no tunnel; the next round writes it."""
+        self._endings.append(ports.Ending(session.id, reason, session.carried))
 
     def establish(self, tunnel: TunnelId) -> None:
         """The client accepted its offer."""

@@ -230,6 +230,23 @@ def test_what_is_granted_while_it_is_released_does_not_stand_on_nothing(lab: Wor
     assert now(lab.store.leases("user:alice")) == []
 
 
+def test_an_account_that_is_disabled_while_it_is_granted_a_tunnel_has_none(lab: World) -> None:
+    holder = Holder()
+    hold(holder, lab.plane, lab.store)
+    holder.on = True
+    outcome = grant(lab, who := visitor(lab, ALICE))
+    lab.clock.advance(1)
+    disabled = begin(lab.broker.disconnect_owner("user:alice", EndReason.DISABLED))
+    holder.let_all_go()
+    holder.on = False
+    assert disabled == [False]
+    assert status(outcome) == 300
+    lab.round()
+    assert lab.live() == []
+    assert past(lab) == {1: EndReason.DISABLED}
+    assert status(grant(lab, who)) == 300
+
+
 def test_a_log_in_during_the_repair_of_the_data_plane_is_left_alone(lab: World) -> None:
     granted(lab, ALICE, HERE)
     holder = Holder()
