@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet import reactor as global_reactor
@@ -35,7 +35,7 @@ from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError, UserSpacePlane
 from ddtb6.broker.views import Overview
 from ddtb6.clock import SystemClock
-from ddtb6.config import Config
+from ddtb6.config import Config, ConfigError
 from ddtb6.dataplane.choose import choose as choose_plane
 from ddtb6.dataplane.links import own_outer_addresses
 from ddtb6.dataplane.memory import MemoryPlane
@@ -45,11 +45,14 @@ from ddtb6.firewall.rules import FirewallError, Plan
 from ddtb6.logbook import Logbook
 from ddtb6.store.store import Store, open_store
 from ddtb6.transport.driver import Driver
-from ddtb6.transport.socket import UdpSocket
+from ddtb6.transport.socket import Receiver, UdpSocket
 from ddtb6.transport.tcp import TcpListener, listen_tcp
 from ddtb6.transport.udp import UdpSignalling
 from ddtb6.web import control_site, status
 from ddtb6.web.control import Control
+
+if TYPE_CHECKING:
+    from ddtb6.aaa import Aaa
 
 T = TypeVar("T")
 
@@ -126,29 +129,37 @@ class BrokerService(Service):
             self._stopping.append(lane.stop)
         store = self._open_store()
         self._stopping.append(store.close)
+        aaa = self._make_aaa()
         try:
             choice = choose_plane(config.dataplane.kind)
             plane = self._make_plane(choice.kind)
         except DataPlaneError as error:
             raise Fatal(f"no data plane: {error}") from None
-        authenticator = self._make_authenticator(store, passwords)
+        authenticator = self._make_authenticator(store, passwords, aaa)
         policy = self._policy(offered(config.auth.mechanisms, authenticator))
         limits = config.limits
         gate = Gate(limits.per_source_rate, limits.per_source_burst, limits.overall_rate, limits.negotiations)
         bus = Bus(lambda event, fault: self.log.failure("a listener failed on {event}", Failure(fault), event=event))
         bus.subscribe(Logbook(clock).write)
         broker = Broker(policy, gate, clock, authenticator, store, plane, _nonce, bus)
+        deliverer = aaa.deliverer(store) if aaa else None
+        if deliverer is not None:
+            self._stopping.append(lambda: deliverer.stop(staying=broker.activity().sessions))
         try:
             await broker.start()
         except DataPlaneError as error:
             raise Fatal(f"the data plane {plane.name} cannot start: {error}") from None
         self._stopping.append(broker.stop)
+        if deliverer is not None:
+            await deliverer.start(resumed=broker.activity().sessions)
         firewall = self._raise_firewall()
         driver = Driver(broker, clock)
         udp = UdpSignalling(broker, driver, clock, plane.feed, limits.negotiations)
         plane.send_with(self._listen_udp(udp))
         tcp = TcpListener(broker, driver, clock, reactor)
         self._listen_tcp(tcp)
+        if aaa is not None:
+            self._listen_dynamic(aaa, broker)
 
         def overview() -> Overview:
             return Overview(
@@ -162,6 +173,7 @@ class BrokerService(Service):
                 mechanisms=policy.mechanisms,
                 negotiations=len(udp) + len(tcp),
                 activity=broker.activity(),
+                aaa=aaa.view() if aaa else None,
             )
 
         control = Control(store, broker, overview, realm=config.server.realm, clock=clock, in_thread=management)
@@ -192,15 +204,29 @@ class BrokerService(Service):
                 self._clock,
                 in_thread=in_thread,
                 later=lambda work: reactor.callLater(0, work),
+                journal=config.accounts_by_radius,
             )
         except StoreError as error:
             raise Fatal(str(error)) from None
 
-    def _make_authenticator(self, store: Store, lane: ThreadLane) -> Chain:
+    def _make_aaa(self) -> Aaa | None:
+        if not self.config.radius_servers:
+            return None
+        from ddtb6.aaa import Aaa
+
+        try:
+            aaa = Aaa(self.config, self._reactor, self._clock)
+        except ConfigError as error:
+            raise Fatal(str(error)) from None
+        self._stopping.append(aaa.close)
+        return aaa
+
+    def _make_authenticator(self, store: Store, lane: ThreadLane, aaa: Aaa | None) -> Chain:
         config = self.config
         named = [each for each in config.auth.chain if each != "anonymous"]
         makers: dict[str, Callable[[], Authenticator]] = {
             "local": lambda: LocalUsers(store, config.server.realm, lane, last=named[-1] == "local"),
+            "radius": lambda: cast("Aaa", aaa).authenticator(),
             "anonymous": Anonymous,
         }
         return Chain([makers[each]() for each in config.auth.chain])
@@ -214,6 +240,9 @@ class BrokerService(Service):
             mtu=tunnel.mtu,
             keepalive=tunnel.keepalive,
             idle_limit=tunnel.idle_limit,
+            history=config.server.history * 86400.0,
+            interim_interval=config.radius.interim_interval,
+            interim_fixed=config.radius.interim_from == "configuration",
             lifetime=tunnel.lifetime,
             resolver=tunnel.resolver,
             domain=tunnel.domain,
@@ -221,16 +250,20 @@ class BrokerService(Service):
             per_source_tunnels=config.limits.per_source_tunnels,
         )
 
+    def _open_udp(self, endpoint: Endpoint, receive: Receiver) -> UdpSocket:
+        socket = UdpSocket(self._reactor, endpoint, receive)
+        try:
+            socket.start()
+        except OSError as error:
+            raise Fatal(f"cannot listen on udp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
+        self._stopping.append(socket.stop)
+        return socket
+
     def _listen_udp(self, udp: UdpSignalling) -> Callable[[bytes, Endpoint, Endpoint], bool]:
         """Open the UDP sockets; returns what sends a tunnelled packet through the right one."""
         sockets: dict[tuple[int, int], UdpSocket] = {}
         for endpoint in self.config.listen.udp:
-            socket = UdpSocket(self._reactor, endpoint, udp.receive)
-            try:
-                socket.start()
-            except OSError as error:
-                raise Fatal(f"cannot listen on udp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
-            self._stopping.append(socket.stop)
+            socket = self._open_udp(endpoint, udp.receive)
             self._listening.append(f"udp {Endpoint(endpoint.address, socket.port)}")
             sockets[socket.family, socket.port] = socket
 
@@ -239,6 +272,15 @@ class BrokerService(Service):
             return socket is not None and socket.send(datagram, local, remote)
 
         return transmit
+
+    def _listen_dynamic(self, aaa: Aaa, broker: Broker) -> None:
+        """Disconnect and CoA requests of the AAA."""
+        listen = self.config.radius_dynamic.listen
+        if listen:
+            dynamic = aaa.dynamic(broker)
+            for endpoint in listen:
+                self._open_udp(endpoint, dynamic.receive)
+                self._listening.append(f"dynamic authorization {endpoint}")
 
     def _listen_tcp(self, tcp: TcpListener) -> None:
         for endpoint in self.config.listen.tcp:

@@ -71,6 +71,46 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class AaaServerView:
+    """One port of one RADIUS server."""
+
+    name: str
+    purpose: str
+    """``log-ins`` or ``accounting``."""
+    endpoint: Endpoint
+    alive: bool
+    """It answers, or was not asked yet."""
+    answered_ago: float | None
+    """Seconds since its last answer; None: there was none."""
+    round_trip: float | None
+    """Seconds from request to answer, smoothed."""
+    unanswered: int
+    """Requests given up, since start."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountingView:
+    """How delivery of accounting records does."""
+
+    waiting: int
+    delivered: int
+    oldest: float | None
+    """Epoch seconds of the oldest record that waits."""
+    outage_since: float | None
+    """Epoch seconds since which no server has acknowledged anything."""
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class AaaView:
+    """The ISP's AAA as the broker sees it."""
+
+    servers: tuple[AaaServerView, ...]
+    accounting: AccountingView | None
+    """None: nobody is told of sessions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The broker as a whole; holds no user data, so anybody may see it."""
 
@@ -88,6 +128,8 @@ class Overview:
     mechanisms: tuple[str, ...]
     negotiations: int
     activity: Activity
+    aaa: AaaView | None = None
+    """None: no RADIUS server is configured."""
 
 
 def plain(value: Any) -> Any:
