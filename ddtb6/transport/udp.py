@@ -170,4 +170,8 @@ class UdpSignalling:
                 del self._peers[key]
             else:
                 self._driver.take(peer.visitor, peer, DeadlinePassed())
-                self._wheel.schedule(key, now + LINGER)
+                if negotiation.state is State.ENDED:
+                    # A client that now starts over with the very words it began with must not be taken for a copy.
+                    del self._peers[key]
+                else:
+                    self._wheel.schedule(key, now + LINGER)

@@ -155,6 +155,13 @@ def test_a_finished_negotiation_answers_copies_for_a_while_and_is_forgotten(lab:
     assert len(lab.live()) == 1, "its tunnel lives on"
 
 
+def test_who_was_given_up_and_starts_over_in_the_same_words_is_answered_to_the_end(lab: World) -> None:
+    assert talk(lab, VERSION) == [CAPABILITY]
+    lab.pass_time(lab.policy.negotiation_timeout + 2)
+    up(lab)
+    assert len(lab.live()) == 1
+
+
 def test_a_client_that_stops_in_the_middle_is_forgotten(lab: World) -> None:
     for number in range(1, 5):
         talk(lab, *SESSION[:number], remote=HERE._replace(port=number))
