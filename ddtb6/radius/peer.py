@@ -40,6 +40,8 @@ WARNING_INTERVAL = 60.0
 TRUST = 10.0
 """Seconds for which a genuine answer proves that the secret is right, whatever else comes."""
 
+TOO_MANY = "too many requests are under way"
+
 _TRANSIENT = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR)
 
 
@@ -203,6 +205,9 @@ class Peer:
     def _launch(self, flight: Flight) -> None:
         """Give it an identifier, make its packet and send it."""
         self._stop_timer(flight)
+        if self._clock.monotonic() >= flight.deadline:
+            self._fail(flight, TOO_MANY)
+            return
         try:
             lane = self._lane()
         except (CannotListenError, OSError) as error:
@@ -252,7 +257,7 @@ class Peer:
             self._transmit(flight)
             return
         self._counters["unanswered"] += 1
-        heard = self._answered is not None and flight.first_sent is not None and self._answered >= flight.first_sent
+        heard = self._answered is not None and flight.first_sent is not None and self._answered > flight.first_sent
         if flight.tries <= 0 and not heard and flight.code is not Code.STATUS_SERVER:
             self._died(flight.why)
         self._fail(flight, flight.why or "no answer")
@@ -260,19 +265,23 @@ class Peer:
     def _tired(self, flight: Flight) -> None:
         flight.timer = None
         self._queue.remove(flight)
-        self._fail(flight, "too many requests are under way")
+        self._fail(flight, TOO_MANY)
 
     def _lane(self) -> Lane:
-        """A socket with a free identifier; each in turn."""
-        if len(self._lanes) < FIRST_LANES:
-            self._lanes.append(Lane(self._reactor, self.endpoint, self._received))
-        for _ in range(len(self._lanes)):
-            self._lanes.rotate()
-            if self._lanes[0].free:
+        """A socket with a free identifier; each in turn. Raises CannotListenError or OSError."""
+        free = sum(1 for each in self._lanes if each.free)
+        if len(self._lanes) < (MOST_LANES if not free else FIRST_LANES):
+            try:
+                self._lanes.appendleft(Lane(self._reactor, self.endpoint, self._received))
                 return self._lanes[0]
-        if len(self._lanes) >= MOST_LANES:
+            except (CannotListenError, OSError):
+                if not free:
+                    raise
+        if not free:
             raise OSError(errno.EBUSY, "all identifiers are in use")
-        self._lanes.appendleft(Lane(self._reactor, self.endpoint, self._received))
+        self._lanes.rotate()
+        while not self._lanes[0].free:
+            self._lanes.rotate()
         return self._lanes[0]
 
     # --- the end of a request -------------------------------------------------------------------------------------
