@@ -5,8 +5,8 @@ One socket plays all of them: each writes from an address of its own out of 127.
 number into the timestamp, which the server returns. The socket is polled and never waited for: waking a sleeping
 process is work that the one who sends does, so it would be counted as the server's.
 
-A client says what gogoCLIENT says (six requests from VERSION to accept, DIGEST-MD5, a /56 asked for), and repeats a
-request every two seconds until it is answered.
+A client says what gogoCLIENT says (six requests from VERSION to accept, DIGEST-MD5, a /56 asked for), and when: it
+repeats what is not answered, and one that is told that the server is busy, or is told nothing, begins again later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import md5
 
@@ -25,10 +25,17 @@ from ddtb6.sasl.digest import user_secret
 
 IP_PKTINFO, SO_RCVBUFFORCE = 8, 33
 BUFFER = 64 << 20
-REPEAT_AFTER = 2.0
-"""Seconds; the shortest wait of gogoCLIENT."""
-GIVE_UP = 60.0
+WAITS = (2.0, 2.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
+"""Seconds after each copy of a request."""
+FIRST_COPIES = 3
+"""Copies of VERSION; of any later request there are as many as `WAITS`."""
+RETRY_DELAY = 30.0
+"""Seconds from giving up to the next VERSION."""
+PATIENCE = 60.0
 """Seconds after which a log-in that is not complete is lost."""
+
+NEWCOMERS = 64
+"""Clients that begin before the socket is looked at again."""
 
 FIRST = 0xF00000F0
 """First word of the first request: 0xF and the sequence number that gogoCLIENT begins with."""
@@ -47,6 +54,7 @@ _CREATE = _command(
 )
 _ACCEPT = _command(b'<tunnel action="accept"></tunnel>\r\n')
 _RESPOND = 2
+_RESTING = -1
 _REQUESTS = (b"VERSION=2.0.2\r\n", b"AUTHENTICATE DIGEST-MD5\r\n\0", b"", b"", _CREATE, _ACCEPT)
 """What is said at each step. The response is made when the challenge comes; the empty text polls for the status."""
 STEPS = len(_REQUESTS)
@@ -60,13 +68,18 @@ class Outcome:
 
     seconds: float = 0.0
     """From the first datagram to the last."""
-    completed: int = 0
+    ends: list[float] = field(default_factory=list)
+    """When each complete log-in was, in seconds from the first datagram."""
     copies: int = 0
     """Requests that were repeated."""
     lost: list[int] = field(default_factory=list)
     """Clients that did not get through."""
     refusals: dict[bytes, int] = field(default_factory=dict)
     """What clients were told instead, and how often."""
+
+    @property
+    def completed(self) -> int:
+        return len(self.ends)
 
     @property
     def rate(self) -> float:
@@ -103,41 +116,56 @@ class Crowd:
         """These clients log in, `at_once` of them under way at any time."""
         sendmsg, receive, server, sources = self._socket.sendmsg, self._socket.recv_into, self._server, self._sources
         buffer = bytearray(4096)
-        texts, responses, repeats = list(_REQUESTS), self._responses, deque[tuple[float, int, int]]()
+        texts, responses = list(_REQUESTS), self._responses
         steps: dict[int, int] = {}
+        # Each wait has a queue of (when, client, step): what is put in last is due last.
+        waits = [deque[tuple[float, int, int]]() for _ in WAITS]
+        resting = deque[tuple[float, int]]()
         outcome = Outcome()
-        waiting = iter(clients)
+        waiting: Iterator[int] | None = iter(clients)
         began = now = time.perf_counter()
-        since_clock = 0
-        exhausted = False
+        turns = 0
 
-        while True:
+        def say(client: int, step: int, copy: int = 0) -> None:
+            steps[client] = step
+            text = responses[client] if step == _RESPOND else texts[step]
+            sendmsg((_HEADER.pack(FIRST + step, client), text), sources[client], 0, server)
+            waits[copy].append((now + WAITS[copy], client, step))
+
+        def rest(client: int) -> None:
+            steps[client] = _RESTING
+            resting.append((now + RETRY_DELAY, client))
+
+        def repeat(copy: int, client: int, step: int) -> None:
+            if steps.get(client) != step:
+                return  # It was answered.
+            if copy + 1 < (FIRST_COPIES if step == 0 else len(WAITS)):
+                outcome.copies += 1
+                say(client, step, copy + 1)
+            else:
+                rest(client)
+
+        while waiting is not None or steps:
             # A few newcomers at a time: while 50,000 begin, those that have begun are heard.
-            for _ in range(64 if not exhausted and len(steps) < at_once else 0):
-                client = next(waiting, None)
-                if client is None:
-                    exhausted = True
+            for _ in range(NEWCOMERS if waiting is not None and len(steps) < at_once else 0):
+                newcomer = next(waiting, None)
+                if newcomer is None:
+                    waiting = None
                     break
-                steps[client] = 0
-                sendmsg((_HEADER.pack(FIRST, client), texts[0]), sources[client], 0, server)
-                repeats.append((now + REPEAT_AFTER, client, 0))
+                say(newcomer, 0)
                 if len(steps) >= at_once:
                     break
-            if exhausted and not steps:
-                break
-            since_clock += 1
-            if since_clock == 64:
-                since_clock = 0
+            turns += 1
+            if turns % 64 == 0:
                 now = time.perf_counter()
-                while repeats and repeats[0][0] <= now:
-                    _, client, step = repeats.popleft()
-                    if steps.get(client) == step:
-                        outcome.copies += 1
-                        text = responses[client] if step == _RESPOND else texts[step]
-                        sendmsg((_HEADER.pack(FIRST + step, client), text), sources[client], 0, server)
-                        repeats.append((now + REPEAT_AFTER, client, step))
-                if now - began > GIVE_UP:
+                if now - began > PATIENCE:
                     break
+                for copy, queue in enumerate(waits):
+                    while queue and queue[0][0] <= now:
+                        _, client, step = queue.popleft()
+                        repeat(copy, client, step)
+                while resting and resting[0][0] <= now:
+                    say(resting.popleft()[1], 0)
             try:
                 size = receive(buffer)
             except BlockingIOError:
@@ -149,24 +177,21 @@ class Crowd:
             if not self._good(step, buffer, size):
                 line = bytes(buffer[8:size])
                 outcome.refusals[line] = outcome.refusals.get(line, 0) + 1
-                if step:
+                if step == 0:
+                    rest(client)
+                else:
                     outcome.lost.append(client)
                     del steps[client]
-                continue  # Told to come back later, it asks again when its patience ends.
+                continue
             if not client:
                 self.heard[step] = bytes(buffer[8:size])
             if step == STEPS - 1:
                 del steps[client]
-                outcome.completed += 1
+                outcome.ends.append(time.perf_counter() - began)
                 continue
-            step += 1
-            if step == _RESPOND:
-                text = responses[client] = self._respond(client, buffer[8:size])
-            else:
-                text = texts[step]
-            steps[client] = step
-            sendmsg((_HEADER.pack(FIRST + step, client), text), sources[client], 0, server)
-            repeats.append((now + REPEAT_AFTER, client, step))
+            if step + 1 == _RESPOND:
+                responses[client] = self._respond(client, buffer[8:size])
+            say(client, step + 1)
         outcome.seconds = time.perf_counter() - began
         outcome.lost.extend(steps)
         return outcome
