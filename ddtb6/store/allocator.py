@@ -30,11 +30,12 @@ LONGEST_PREFIX = 64
 _OF_OWNER = f"SELECT {COLUMNS}, route FROM lease WHERE owner = ?"
 _RESTED = "SELECT start FROM lease WHERE pool = ? AND released <= ? ORDER BY released"
 # In the order of addresses from the last piece that begins at or before the first one asked about.
-_TAKEN = f"""
-    SELECT {COLUMNS}, route FROM lease
-    WHERE start >= coalesce((SELECT max(start) FROM lease WHERE start <= :first), :first) AND start <= :last
+_FROM_BEFORE = """
+    FROM lease WHERE start >= coalesce((SELECT max(start) FROM lease WHERE start <= :first), :first) AND start <= :last
     ORDER BY start
 """
+_TAKEN = f"SELECT start, length {_FROM_BEFORE}"
+_THERE = f"SELECT {COLUMNS}, route {_FROM_BEFORE}"
 _GRANT_NEW = "INSERT INTO lease (start, length, pool, owner, granted, route) VALUES (?, ?, ?, ?, ?, ?)"
 _GRANT_AGAIN = "UPDATE lease SET owner = ?, granted = ?, released = NULL, forgotten = 0, route = ? WHERE start = ?"
 _TURN = "UPDATE lease SET route = ? WHERE start = ?"
@@ -159,26 +160,23 @@ class Allocator:
 
         `avoid` is not handed out unless it is held already.
         """
-        released = None
+        released: tuple[float, int, Row] | None = None
         for row in known:
             if (row.length == 128) != (pool.length == 128):
                 continue
             source = self._pools.get(row.pool)
             suits = row.pool == pool.name if strict else source is not None and source.use is pool.use
             if row.released is not None:
-                if (
-                    suits
-                    and row.length == pool.length
-                    and (released is None or row.released > (released.released or 0))
-                    and _clear(row.first, row.length, avoid)
-                ):
-                    released = row
+                if suits and row.length == pool.length and _clear(row.first, row.length, avoid):
+                    candidate = row.released, -row.first, row
+                    released = candidate if released is None else max(released, candidate)
             elif suits and not row.route:
                 if row.length != pool.length:
                     raise HoldsOther(row.lease())
                 return Piece(row.pool, row.first, row.length, _Way.HELD)
         if released is not None:
-            return Piece(released.pool, released.first, released.length, _Way.AGAIN)
+            row = released[-1]
+            return Piece(row.pool, row.first, row.length, _Way.AGAIN)
         for (start,) in connection.execute(_RESTED, (pool.name, now - pool.quarantine)):
             first = int.from_bytes(start, "big")
             if _clear(first, pool.length, avoid):
@@ -203,8 +201,8 @@ class Allocator:
         base, shift = int(pool.block.network_address), 128 - pool.length
         if index >= pool.first + pool.capacity:
             return index
-        first = (base + (index << shift)).to_bytes(16, "big")
-        for taken, length, *_ in connection.execute(_TAKEN, {"first": first, "last": _bounds(pool)[1]}):
+        span = {"first": (base + (index << shift)).to_bytes(16, "big"), "last": pool.block.broadcast_address.packed}
+        for taken, length in connection.execute(_TAKEN, span):
             # Named pieces and those of an earlier carving may be larger or smaller than those of this pool.
             begin = int.from_bytes(taken, "big") - base
             end = begin + (1 << (128 - length))
@@ -242,7 +240,7 @@ class Allocator:
                     return Piece(row.pool, first, length, _Way.AGAIN)
                 return Piece(row.pool, first, length, _Way.HELD if bool(row.route) is as_route else _Way.TURNED)
         way, displaced = _Way.NEW, []
-        for row in map(Row._make, connection.execute(_TAKEN, {"first": start, "last": last})):
+        for row in map(Row._make, connection.execute(_THERE, {"first": start, "last": last})):
             if row.last < first:
                 continue
             if row.released is None and row.owner != owner:
@@ -323,23 +321,18 @@ class Allocator:
 
 
 def _given_up(known: Iterable[Row], address: Piece, prefix: Piece | None, routes: Sequence[Piece]) -> tuple[bytes, ...]:
-    kept = {address.start, *(route.start for route in routes)}
-    displaced: set[bytes] = set(address.displaced)
-    for piece in routes:
-        displaced.update(piece.displaced)
-    if prefix is not None:
-        kept.add(prefix.start)
-        displaced.update(prefix.displaced)
-    return tuple(
-        row.start
-        for row in known
-        if row.released is None
-        and (
-            row.start in displaced
-            # A prefix that was not asked for stays.
-            or ((row.length == 128 or row.route or prefix is not None) and row.first not in kept)
-        )
-    )
+    pieces = [address, *routes] if prefix is None else [address, prefix, *routes]
+    kept = [piece.start for piece in pieces]
+    displaced = [start for piece in pieces if piece.displaced for start in piece.displaced]
+    lost = []
+    for row in known:
+        if row.released is not None:
+            continue
+        # A prefix that was not asked for stays, unless it is in the way.
+        replaced = (row.length == 128 or row.route or prefix is not None) and row.first not in kept
+        if replaced or row.start in displaced:
+            lost.append(row.start)
+    return tuple(lost)
 
 
 def _widest(networks: Sequence[IPv6Network]) -> tuple[IPv6Network, ...]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A process that opens and ends sessions as fast as it can and prints what was confirmed, until it is killed.
 
-``python -m support.store_storm DIRECTORY SEED``. A line is ``opened ID OWNER ADDRESS PREFIX`` or ``released OWNER``.
+``python -m support.store_storm DIRECTORY SEED``. A line is ``opened ID OWNER ADDRESS PREFIX``, ``closed ID``,
+``releasing OWNER`` or ``released OWNER``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main(directory: str, seed: str) -> None:
         SetClock(float(seed)),
         in_thread=lambda function: deferToThreadPool(reactor, pool, function),
         later=lambda function: reactor.callLater(0, function),
+        journal=True,
     )
 
     async def live(number: int) -> None:
@@ -53,7 +55,9 @@ def main(directory: str, seed: str) -> None:
             session = await store.open_session(opening(owner, "homes" if owner.startswith("user") else None))
             say("opened", session.id, owner, session.spec.address, session.spec.prefix)
             if dice.random() < 0.8:
-                await store.close_sessions([Ending(session.id, EndReason.IDLE, Counters(1, 1, 1, 1))])
+                carried = dice.choice((Counters(), Counters(1, 1, 1, 1)))
+                await store.close_sessions([Ending(session.id, EndReason.IDLE, carried)])
+                say("closed", session.id)
             if dice.random() < 0.3:
                 say("releasing", owner)
                 await store.release(owner)

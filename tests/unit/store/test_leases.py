@@ -238,6 +238,22 @@ def test_fifty_thousand_leases_and_then_exactly_what_is_left(tmp_path: Path) -> 
     assert len(now(store.leases())) == 65536 + 8
 
 
+def test_of_what_was_released_the_last_are_listed(store: Store, clock: SetClock) -> None:
+    for number in range(6):
+        clock.now += 1
+        address_of(store, f"user:{number % 3}")
+        now(store.release(f"user:{number % 3}"))
+        clock.now += QUARANTINE
+        address_of(store, "user:other")  # so that it becomes history
+        now(store.release("user:other"))
+    everything = now(store.leases(held=False))
+    assert len(everything) == 12
+    assert now(store.leases(held=False, limit=5)) == everything[-5:]
+    assert now(store.leases("user:0", held=False, limit=1)) == [
+        [each for each in everything if each.owner == "user:0"][-1]
+    ]
+
+
 # --- pools that change between two starts ---
 
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import ensureDeferred
 
 from ddtb6.addressing.endpoint import Carrier, Encapsulation, Endpoint, Link
 from ddtb6.addressing.pool import Use
-from ddtb6.broker.ports import Ending, Holding, PastSession, Session
+from ddtb6.broker.ports import Ending, Holding, PastSession, PoolExhausted, Session
 from ddtb6.store import store as store_module
 from ddtb6.store.store import Store
 from ddtb6.tunnel.reasons import EndReason, Refusal
@@ -271,7 +271,94 @@ def test_of_two_in_one_second_whois_names_the_later(tmp_path: Path, clock: SetCl
     assert ids(holding.sessions) == [2]
 
 
+# --- guests that send nothing ---
+
+SILENT = Counters(0, 0, 9, 9000, {Refusal.TOO_BIG: 1, Refusal.NOT_SENT: 1})
+
+
+def test_a_guest_that_sent_nothing_leaves_no_history(tmp_path: Path, store: Store, clock: SetClock) -> None:
+    for number in range(20):
+        clock.now += 100  # their addresses are free again
+        end(store, open_one(store, f"anonymous:{number}"), counters=SILENT)
+    assert now(store.past_sessions()) == []
+    assert now(store.leases(held=False)) == []
+    assert whois(store, "2001:db8:ffff:2::2", clock.now - 1) is None
+    assert whois(store, "2001:db8:ffff:2::2") is None
+    tables = ("session", "lease_history", "lease", "journal")
+    counts = [rows(tmp_path, f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert counts == [0, 0, 1, 0]
+    now(store.close())
+    assert open_one(make_store(tmp_path, clock=clock), "anonymous:new").id == 21
+
+
+@pytest.mark.parametrize("heard", [Counters(1, 60), Counters(refused={Refusal.SPOOFED_SOURCE: 1})])
+def test_a_guest_that_sent_a_packet_is_history(store: Store, clock: SetClock, heard: Counters) -> None:
+    session = open_one(store, "anonymous:a")
+    clock.now += 10
+    end(store, session, counters=heard)
+    assert [each.counters for each in now(store.past_sessions())] == [heard]
+    assert len(now(store.leases(held=False))) == 1
+    holding = whois(store, "2001:db8:ffff:2::2", 1005.0)
+    assert holding is not None
+    assert ids(holding.sessions) == [session.id]
+
+
+def test_an_account_that_sent_nothing_is_history(store: Store) -> None:
+    end(store, open_one(store), counters=SILENT)
+    assert len(now(store.past_sessions())) == 1
+
+
+def test_a_guest_that_was_heard_before_stays_in_history(store: Store, clock: SetClock) -> None:
+    first = open_one(store, "anonymous:a")
+    clock.now = 1010.0
+    again = open_one(store, "anonymous:a")
+    end(store, first)
+    clock.now = 1020.0
+    end(store, again, counters=SILENT)
+    clock.now = 2000.0
+    open_one(store, "anonymous:b")  # gets the same address
+    holding = whois(store, "2001:db8:ffff:2::2", 1005.0)
+    assert holding is not None
+    assert (holding.lease.owner, ids(holding.sessions)) == ("anonymous:a", [first.id])
+
+
+def test_a_guest_that_sent_nothing_gets_its_address_again_and_others_wait(store: Store) -> None:
+    for _ in range(5):
+        session = open_one(store, "anonymous:a")
+        assert session.spec.address == IPv6Address("2001:db8:ffff:2::2")
+        end(store, session, counters=SILENT)
+    assert open_one(store, "anonymous:b").spec.address == IPv6Address("2001:db8:ffff:2::3")
+    with pytest.raises(PoolExhausted):
+        open_one(store, "anonymous:c")
+
+
 # --- what is forgotten ---
+
+
+def test_who_held_last_is_forgotten_in_time_but_not_while_it_rests(store: Store, clock: SetClock) -> None:
+    open_one(store, "user:alice", "homes")
+    end(store, open_one(store, "anonymous:a"), counters=SILENT)
+    now(store.release("user:alice"))
+    clock.now += 99.0
+    now(store.prune(clock.now))
+    assert len(now(store.leases(held=False))) == 2
+    clock.now += 2.0
+    now(store.prune(clock.now))
+    assert now(store.leases(held=False)) == []
+    assert whois(store, "2001:db8:100::1", 1000.0) is None
+    assert now(store.leases("user:alice", held=False)) == []
+    assert now(store.leases("", held=False)) == []
+    # The pieces are there, and nobody's.
+    assert open_one(store, "user:bob", "homes").spec.prefix == IPv6Network("2001:db8:100::/56")
+    assert [each.owner for each in now(store.leases())] == ["user:bob", "user:bob"]
+    assert now(store.leases(held=False)) == []
+
+
+def test_no_name_of_a_guest_is_kept_for_ever(tmp_path: Path, store: Store, clock: SetClock) -> None:
+    end(store, open_one(store, "anonymous:192.0.2.7:4000"), counters=SILENT)
+    clock.now += 1000
+    now(store.prune(clock.now - 500))
+    assert rows(tmp_path, "SELECT owner, forgotten FROM lease") == [("", 1)]
 
 
 def test_pruning_forgets_what_ended_before(tmp_path: Path, store: Store, clock: SetClock) -> None:

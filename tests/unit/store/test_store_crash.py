@@ -16,6 +16,9 @@ import pytest
 from support.store_storm import POOLS
 from support.stored import make_store, now, opening
 
+from ddtb6.broker.journal import RecordKind
+from ddtb6.tunnel.spec import TunnelId
+
 ROUNDS = 6
 TESTS = Path(__file__).parents[2]
 
@@ -52,6 +55,7 @@ def lines_until_killed(
 def test_what_was_confirmed_survives_a_kill_and_nothing_is_given_twice(tmp_path: Path) -> None:
     now(make_store(tmp_path, POOLS).close())
     sessions: dict[int, tuple[str, str, str]] = {}
+    closed: set[int] = set()
     holds: dict[str, set[str]] = {}
     """By owner what they were told they have, until they were told, or might have been, that it went."""
     for seed in range(1, ROUNDS + 1):
@@ -62,15 +66,40 @@ def test_what_was_confirmed_survives_a_kill_and_nothing_is_given_twice(tmp_path:
                     assert int(number) not in sessions
                     sessions[int(number)] = (owner, pieces[0], pieces[1])
                     holds[owner] = {each for each in pieces if each != "None"}
+                elif what == "closed":
+                    closed.add(int(words[0]))
                 else:
                     assert what in ("releasing", "released"), (what, words)
                     holds.pop(words[0], None)
 
-        store = make_store(tmp_path, POOLS)
-        written = {each.id: each for each in now(store.past_sessions(limit=1_000_000))}
+        store = make_store(tmp_path, POOLS, journal=True)
+        records = now(store.waiting(0, 1_000_000))
+        told = {each.session.id: each.session for each in records if each.session}
         for number, (owner, address, prefix) in sessions.items():
-            session = written[number]  # type: ignore[index]
-            assert (session.owner, str(session.address), str(session.prefix)) == (owner, address, prefix)
+            session = told[TunnelId(number)]
+            assert (session.owner, str(session.spec.address), str(session.spec.prefix)) == (owner, address, prefix)
+
+        # A Start for each session, a Stop for each that ended, both with the fact they tell and each once.
+        assert [each.number for each in records] == [*range(1, len(records) + 1)]
+        starts, stops = (
+            [each.session.id for each in records if each.kind is kind and each.session]
+            for kind in (RecordKind.START, RecordKind.STOP)
+        )
+        live = {each.id for each in now(store.live_sessions())}
+        assert len({*starts}) == len(starts)
+        assert len({*stops}) == len(stops)
+        assert {*starts} == live | {*stops}
+        assert live.isdisjoint(stops)
+        assert closed <= {*stops}
+
+        # What has a row and is over ended with a packet, or was an account's.
+        written = {each.id: each for each in now(store.past_sessions(limit=1_000_000))}
+        assert {each.id for each in written.values() if each.ended is None} == live
+        gone = {*starts} - written.keys()
+        for record in records:
+            if record.kind is RecordKind.STOP and record.session:
+                silent = record.session.user is None and not record.counters.packets_in
+                assert (record.session.id in gone) is silent
 
         leases = now(store.leases())
         prefixes = [each.prefix for each in leases]
@@ -80,8 +109,6 @@ def test_what_was_confirmed_survives_a_kill_and_nothing_is_given_twice(tmp_path:
         for owner, pieces_of_owner in holds.items():
             if owner.startswith("user:"):  # those of anonymous owners go with their sessions
                 assert {(owner, IPv6Network(each)) for each in pieces_of_owner} <= held
-        for session in now(store.live_sessions()):
-            assert session.spec.id in written
 
         # It goes on as if nothing had been.
         again = now(store.open_session(opening("user:0-0", "homes")))
