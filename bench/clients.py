@@ -16,7 +16,7 @@ import struct
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import md5
 
@@ -122,7 +122,7 @@ class Crowd:
         waits = [deque[tuple[float, int, int]]() for _ in WAITS]
         resting = deque[tuple[float, int]]()
         outcome = Outcome()
-        waiting: Iterator[int] | None = iter(clients)
+        coming = deque(clients)
         began = now = time.perf_counter()
         turns = 0
 
@@ -145,16 +145,10 @@ class Crowd:
             else:
                 rest(client)
 
-        while waiting is not None or steps:
+        while coming or steps:
             # A few newcomers at a time: while 50,000 begin, those that have begun are heard.
-            for _ in range(NEWCOMERS if waiting is not None and len(steps) < at_once else 0):
-                newcomer = next(waiting, None)
-                if newcomer is None:
-                    waiting = None
-                    break
-                say(newcomer, 0)
-                if len(steps) >= at_once:
-                    break
+            for _ in range(min(NEWCOMERS, len(coming), at_once - len(steps))):
+                say(coming.popleft(), 0)
             turns += 1
             if turns % 64 == 0:
                 now = time.perf_counter()
@@ -193,7 +187,7 @@ class Crowd:
                 responses[client] = self._respond(client, buffer[8:size])
             say(client, step + 1)
         outcome.seconds = time.perf_counter() - began
-        outcome.lost.extend(steps)
+        outcome.lost += [*steps, *coming]
         return outcome
 
     def _good(self, step: int, buffer: bytearray, size: int) -> bool:
