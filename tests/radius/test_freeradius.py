@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,22 @@ def proof(user: str, password: str, cnonce: bytes = b"cnonce") -> tuple[DigestPr
     return credentials, convinced
 
 
+def _as_deferred(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], Deferred[None]]:
+    @functools.wraps(test)
+    def run(case: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(test(case))
+
+    return run
+
+
 class FreeRadiusCase(TestCase):
     timeout = 60
+
+    def __init_subclass__(cls) -> None:
+        """Tests are coroutines, which trial takes as such only since Twisted 22.8."""
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                setattr(cls, name, _as_deferred(test))
 
     @pytest.fixture(autouse=True)
     def _given(self, server: FreeRadius, tmp_path: Path) -> None:
