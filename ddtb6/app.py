@@ -210,7 +210,7 @@ class BrokerService(Service):
             raise Fatal(str(error)) from None
 
     def _make_aaa(self) -> Aaa | None:
-        if not self.config.radius_servers:
+        if not self.config.radius_servers and not self.config.radius_dynamic.listen:
             return None
         from ddtb6.aaa import Aaa
 

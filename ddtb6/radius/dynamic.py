@@ -107,7 +107,9 @@ class DynamicAuthorization:
         Raises ValueError for an address that is a name.
         """
         self._clock, self._sessions, self._nas = clock, sessions, nas
-        self._clients = {_canonical(each.address): each for each in clients}
+        self._clients: dict[str, list[DynamicClient]] = {}
+        for each in clients:
+            self._clients.setdefault(_canonical(each.address), []).append(each)
         self._must_date, self._interim_fixed = must_date, interim_fixed
         self._answers: OrderedDict[_Key, tuple[float, bytes | None]] = OrderedDict()
         """When it was asked for, and the answer; None while it is being done."""
@@ -120,19 +122,15 @@ class DynamicAuthorization:
 
     def receive(self, socket: Sender, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
         """A datagram. Never raises."""
-        client = self._clients.get(_canonical(remote.address))
-        if client is None:
+        clients = self._clients.get(_canonical(remote.address))
+        if clients is None:
             self.counters[Fault.WRONG_SOURCE.value] += 1
             return
         try:
-            request = read_request(datagram, client.secret)
-            if request.code not in _ANSWERS:
-                raise Refused(Fault.WRONG_CODE)
-            if client.must_sign and not request.signed:
-                raise Refused(Fault.UNSIGNED)
+            client, request = self._verified(datagram, clients)
         except Refused as refused:
             self.counters[refused.fault.value] += 1
-            self._suspect(client, refused.fault)
+            self._suspect(clients[0], refused.fault)
             return
         self._forget_old()
         key = (remote, request.identifier, request.authenticator)
@@ -155,6 +153,23 @@ class DynamicAuthorization:
         Deferred.fromCoroutine(serve()).addErrback(lambda failure: self.log.failure("an answer was not made", failure))
 
     # --- may it be served? ----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _verified(datagram: bytes, clients: Sequence[DynamicClient]) -> tuple[DynamicClient, Incoming]:
+        """Which of the clients at an address it is, by its secret. Raises Refused."""
+        for client in clients:
+            try:
+                request = read_request(datagram, client.secret)
+            except Refused as refused:
+                if refused.fault is not Fault.WRONG_AUTHENTICATOR:
+                    raise
+                continue
+            if request.code not in _ANSWERS:
+                raise Refused(Fault.WRONG_CODE)
+            if client.must_sign and not request.signed:
+                raise Refused(Fault.UNSIGNED)
+            return client, request
+        raise Refused(Fault.WRONG_AUTHENTICATOR)
 
     def _current(self, client: DynamicClient, request: Incoming) -> bool:
         """Is it new? A copy of an old one, sent by somebody on the way, is not."""
