@@ -3,7 +3,8 @@
 
 Source: rtnetlink through pyroute2 (0.7.2 and 0.9.7 behave the same in what is used here).
 Invariants: applying twice is applying once; nothing that somebody else made is changed or removed. Our routes carry
-the protocol number `PROTOCOL`, so they are known again after a crash.
+the protocol number `PROTOCOL`, so they are known again after a crash. An address cannot carry it (IFA_PROTO is newer
+than pyroute2 0.7.2), so one with a network gets a route of ours to that network beside it.
 Not here: making TUN devices (`dataplane.device`), one route per session (there is none: whole pools are routed).
 """
 
@@ -13,7 +14,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, IPv6Network, ip_address
 from typing import Any
@@ -31,7 +32,7 @@ LAST_RESORT_METRIC = 1_000_000
 
 _UP, _MULTICAST = 0x1, 0x1000
 _NO_LINK_LOCAL = 1
-_UNREACHABLE = 7
+_UNICAST, _UNREACHABLE = 1, 7
 _GONE = frozenset((errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENXIO))
 
 
@@ -72,10 +73,11 @@ class Links:
             if layout.mtu is not None:
                 _bring_up(rtnetlink, device, index, layout.mtu)
             for address in layout.addresses:
-                self._address(rtnetlink, device, index, address)
+                marked = (_UNICAST, str(address.network), METRIC, index) in present
+                self._address(rtnetlink, device, index, address, marked)
             for network in layout.routes:
                 where = {"oif": index, "priority": layout.metric}
-                known = (1, str(network), layout.metric, index) in present
+                known = (_UNICAST, str(network), layout.metric, index) in present
                 self._route(rtnetlink, network, where, known)
 
     def undo(self) -> None:
@@ -92,15 +94,20 @@ class Links:
                         raise DataPlaneError(_sentence(f"removing a {kind} of ours", error)) from error
                 self._made.pop()
 
-    def _address(self, rtnetlink: IPRoute, device: str, index: int, address: IPv6Interface) -> None:
+    def _address(self, rtnetlink: IPRoute, device: str, index: int, address: IPv6Interface, marked: bool) -> None:
         what = {
             "index": index,
             "address": str(address.ip),
             "prefixlen": address.network.prefixlen,
             "family": socket.AF_INET6,
         }
-        if _added(f"giving {device} the address {address}", rtnetlink.addr, what):
-            self._remember("address", what)
+        if not _added(f"giving {device} the address {address}", rtnetlink.addr, what) and not marked:
+            return
+        self._remember("address", what)
+        if address.network.prefixlen < 128:
+            # A device that is down takes no route. Then the address is not known again, and that is all.
+            with suppress(DataPlaneError):
+                self._route(rtnetlink, address.network, {"oif": index, "priority": METRIC}, marked)
 
     def _route(self, rtnetlink: IPRoute, network: IPv6Network, where: dict[str, Any], known: bool) -> None:
         what = {"dst": str(network), "family": socket.AF_INET6, "proto": PROTOCOL, **where}
@@ -114,6 +121,27 @@ class Links:
     def _remember(self, kind: str, what: dict[str, Any]) -> None:
         if (kind, what) not in self._made:
             self._made.append((kind, what))
+
+
+def own_outer_addresses() -> frozenset[str]:
+    """Addresses that this machine has now and that no tunnel may end at; loopback left out. Raises DataPlaneError.
+
+    Canonical text; link-local ones with the index of their device, such as ``fe80::1%2``.
+    """
+    with _rtnetlink() as rtnetlink:
+        try:
+            present = [
+                # Of a point-to-point address IFA_ADDRESS is the other end, IFA_LOCAL ours; else there may be one only.
+                (ip_address(each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")), each["index"])
+                for each in rtnetlink.get_addr()
+            ]
+        except NetlinkError as error:
+            raise DataPlaneError(_sentence("reading the addresses of this machine", error)) from error
+    return frozenset(
+        f"{address}%{index}" if address.version == 6 and address.is_link_local else str(address)
+        for address, index in present
+        if not address.is_loopback
+    )
 
 
 @contextmanager
@@ -169,10 +197,3 @@ def _sentence(doing: str, error: NetlinkError) -> str:
     if error.code == errno.EACCES:
         return f"{doing} failed, IPv6 is switched off: set the sysctl net.ipv6.conf.default.disable_ipv6 to 0"
     return f"{doing} failed: {os.strerror(error.code)}"
-
-
-def own_outer_addresses() -> frozenset[str]:
-    """Addresses of this machine that a tunnel must not end at; loopback left out. Raises DataPlaneError."""
-    with _rtnetlink() as rtnetlink:
-        found = (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in rtnetlink.get_addr())
-        return frozenset(each for each in found if each and not ip_address(each).is_loopback)

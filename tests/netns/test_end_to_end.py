@@ -116,6 +116,15 @@ def test_router_mode_with_a_lan_behind_the_client(tmp_path_factory: pytest.TempP
         transfer(net.host, net.lan, station, BULK // 4)
         unassigned = str(prefix[-1])
         assert ping(net.host, unassigned, wait=0.5) is None
+        # Killed, the program leaves its address on the LAN; the next one knows it for its own.
+        tunnel.stop(signal.SIGKILL)
+        wait_until(lambda: tunnel.address() is None, "the end of the device")
+        shown = ("ip", "-6", "address", "show", "dev", net.lan_device)
+        assert f"{router}/64" in net.client.run(*shown)
+        tunnel.start()
+        tunnel.wait_up()
+        tunnel.stop()
+        assert f"{router}/64" not in net.client.run(*shown)
         broker.check_log()
 
 

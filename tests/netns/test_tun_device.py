@@ -27,7 +27,7 @@ from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.broker.ports import DataPlaneError, PlaneEvent
 from ddtb6.dataplane.choose import choose
 from ddtb6.dataplane.device import open_tun
-from ddtb6.dataplane.links import Layout, Links
+from ddtb6.dataplane.links import Layout, Links, own_outer_addresses
 from ddtb6.dataplane.tun import TunPlane
 
 pytestmark = pytest.mark.netns
@@ -268,10 +268,16 @@ def test_without_what_it_needs_the_sentence_says_the_remedy(broker: Namespace, w
     assert lines[1].startswith("the utun module is ")
 
 
-def test_a_layout_for_a_client_with_a_lan(broker: Namespace) -> None:
+@pytest.fixture
+def lan(broker: Namespace) -> str:
+    """A device that has no address, not even in a while."""
     broker.run("ip", "link", "add", "lan0", "type", "veth", "peer", "lan1")
-    broker.run("ip", "link", "set", "lan0", "up")
-    broker.run("ip", "link", "set", "lan1", "up")
+    for end in ("lan0", "lan1"):
+        broker.run("ip", "link", "set", end, "addrgenmode", "none", "up")
+    return "lan0"
+
+
+def test_a_layout_for_a_client_with_a_lan(broker: Namespace, lan: str) -> None:
     broker.address("lan0", "2001:db8:77::5/64")
     broker.route("default", "via", "2001:db8:77::1", "metric", "512")
     before = (broker.run("ip", "-6", "route"), addresses(broker, "lan0"), link(broker, "lan0")["flags"])
@@ -290,9 +296,13 @@ def test_a_layout_for_a_client_with_a_lan(broker: Namespace) -> None:
                     metric=256,
                 ),
             )
-            lan = (IPv6Interface("2001:db8:8000:100::1/64"), IPv6Interface("2001:db8:77::5/64"))
-            links.apply("lan0", Layout(addresses=lan))
-    assert routes(broker) == {("default", "tunnel6"), (str(prefix), "unreachable")}
+            inner = (IPv6Interface("2001:db8:8000:100::1/64"), IPv6Interface("2001:db8:77::5/64"))
+            links.apply("lan0", Layout(addresses=inner))
+    assert routes(broker) == {
+        ("default", "tunnel6"),
+        (str(prefix), "unreachable"),
+        ("2001:db8:8000:100::/64", "lan0"),
+    }
     assert "dev tunnel6" in broker.run("ip", "-6", "route", "get", "2001:db8:f::1")
     assert "dev lan0" in broker.run("ip", "-6", "route", "get", "2001:db8:8000:100::9")
     assert "2001:db8:8000:100::1/64" in addresses(broker, "lan0")
@@ -301,6 +311,76 @@ def test_a_layout_for_a_client_with_a_lan(broker: Namespace) -> None:
         links.undo()
         links.undo()
     assert (broker.run("ip", "-6", "route"), addresses(broker, "lan0"), link(broker, "lan0")["flags"]) == before
+
+
+LAN = Layout(addresses=(IPv6Interface("2001:db8:8000:100::1/64"), IPv6Interface("2001:db8:8000:200::1/64")))
+
+
+def test_addresses_on_a_lan_that_a_killed_program_left_are_known_again(broker: Namespace, lan: str) -> None:
+    with broker.inside():
+        Links().apply(lan, LAN)  # and nothing undoes it
+        assert addresses(broker, lan) == set(map(str, LAN.addresses))
+        for _ in range(2):
+            links = Links()
+            links.apply(lan, LAN)
+        links.undo()
+    assert addresses(broker, lan) == set()
+    assert routes(broker) == set()
+
+
+def test_an_address_on_a_lan_that_somebody_else_gave_stays(broker: Namespace, lan: str) -> None:
+    theirs = str(LAN.addresses[0])
+    broker.address(lan, theirs)
+    before = (addresses(broker, lan), broker.run("ip", "-6", "route"))
+    with broker.inside():
+        Links().apply(lan, LAN)
+        links = Links()
+        links.apply(lan, LAN)
+        links.undo()
+    assert (addresses(broker, lan), broker.run("ip", "-6", "route")) == before
+
+
+def test_a_lan_that_is_down_gets_its_address_all_the_same(broker: Namespace, lan: str) -> None:
+    broker.run("ip", "link", "set", lan, "down")
+    links = Links()
+    with broker.inside():
+        links.apply(lan, LAN)
+        assert addresses(broker, lan) == set(map(str, LAN.addresses))
+        links.undo()
+    assert addresses(broker, lan) == set()
+
+
+def test_our_own_addresses_are_those_of_every_device_but_loopback_ones(broker: Namespace, lan: str) -> None:
+    index = link(broker, lan)["ifindex"]
+    broker.address(lan, "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "fe80::1/64")
+    broker.run("ip", "address", "add", "198.51.100.1", "peer", "198.51.100.2", "dev", lan)
+    broker.run("ip", "address", "add", "2001:db8:5::1", "peer", "2001:db8:5::2", "dev", lan)
+    broker.address("lo", "203.0.113.9/32", "127.0.0.53/8")
+    four = {"192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.9"}
+    with broker.inside():
+        assert own_outer_addresses() == four | {"2001:db8::1", "2001:db8:5::1", f"fe80::1%{index}"}
+        broker.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+        assert own_outer_addresses() == four
+
+
+def test_a_machine_without_addresses_has_none_of_its_own(broker: Namespace) -> None:
+    broker.run("ip", "link", "set", "lo", "down")
+    with broker.inside():
+        assert own_outer_addresses() == frozenset()
+
+
+def test_a_tunnel_does_not_end_at_an_address_of_this_machine(
+    broker: Namespace, lan: str, reactor: EPollReactor
+) -> None:
+    index = link(broker, lan)["ifindex"]
+    broker.address(lan, "192.0.2.1/24", "2001:db8::1/64", "fe80::1/64")
+    with broker.inside():
+        plane = TunPlane(reactor, SetClock(), "ddtb6", POOLS, 1280, own_outer_addresses())
+    for own in ("192.0.2.1", "2001:db8::1", f"fe80::1%{index}"):
+        with pytest.raises(DataPlaneError, match="own addresses"):
+            drive(plane.raise_tunnel(spec(1, remote=Endpoint(own, 40000))))
+    for other in ("192.0.2.3", "2001:db8::2", f"fe80::2%{index}", f"fe80::1%{index + 1}"):
+        drive(plane.raise_tunnel(spec(1, remote=Endpoint(other, 40000))))
 
 
 def test_a_device_that_is_not_there_is_named(broker: Namespace) -> None:
