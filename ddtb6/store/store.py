@@ -183,12 +183,8 @@ class Store:
         await self._in_slices(lambda connection: self._allocator.retire_strays(connection, now, SLICE))
         rested = min(before, self._allocator.rested(now))
         await self._in_slices(lambda connection: leases.forget_owners(connection, rested, SLICE))
-        return sum(
-            [
-                await self._in_slices(partial(sessions.prune, before=before, most=SLICE)),
-                await self._in_slices(partial(leases.prune, before=before, most=SLICE)),
-            ]
-        )
+        ended = await self._in_slices(partial(sessions.prune, before=before, most=SLICE))
+        return ended + await self._in_slices(partial(leases.prune, before=before, most=SLICE))
 
     async def _in_slices(self, remove: Callable[[sqlite3.Connection], int]) -> int:
         """Repeat `remove`, which returns how many went, until they are less than a slice; returns how many in all."""
@@ -206,7 +202,15 @@ class Store:
             await self._writer.submit(lambda connection: journal.append(connection, kind, now))
 
     async def waiting(self, after: int, limit: int) -> Sequence[Record]:
-        return await self._writer.submit(lambda connection: journal.waiting(connection, after, limit))
+        found: list[Record] = []
+        while len(found) < limit:
+            most = min(limit - len(found), SLICE)
+            page = await self._writer.submit(partial(journal.waiting, after=after, limit=most))
+            found += page
+            if len(page) < most:
+                break
+            after = page[-1].number
+        return found
 
     async def acknowledge(self, numbers: Collection[int]) -> None:
         every = list(numbers)

@@ -161,7 +161,16 @@ def test_records_are_read_from_the_oldest_in_parts(store: Store) -> None:
     assert [each.number for each in now(store.waiting(0, 4))] == [1, 2, 3, 4]
     assert [each.number for each in now(store.waiting(4, 4))] == [5, 6]
     assert now(store.waiting(6, 4)) == []
+    assert now(store.waiting(0, 0)) == []
     assert now(store.backlog()) == 6
+
+
+def test_many_records_are_read_in_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SLICE", 5)
+    for number in range(8):
+        end(store, open_one(store, f"anonymous:{number % 2}"))
+    for limit in (4, 5, 6, 10, 15, 16, 17):
+        assert [each.number for each in now(store.waiting(0, limit))] == list(range(1, min(limit, 16) + 1))
 
 
 def test_acknowledged_records_are_gone_and_others_stay(store: Store) -> None:
