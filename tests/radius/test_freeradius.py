@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.freeradius import REALM, SECRET, FreeRadius, free_ports
+from support.capabilities import unavailable
+from support.freeradius import REALM, SECRET, FreeRadius, StockFreeRadius, free_ports
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import DatagramProtocol
@@ -280,6 +281,29 @@ class Renaming(RadiusClient):
             return [(name, "bob" if name == "User-Name" else value) for name, value in build()]
 
         return await super().exchange(code, renamed, tries=tries)
+
+
+class StockConfigurationTests(FreeRadiusCase):
+    async def test_policy_installed_as_its_comments_say(self) -> None:
+        if not StockFreeRadius.STOCK.is_dir():
+            unavailable("radius", f"there is no {StockFreeRadius.STOCK}, which Debian's package installs")
+        stock = StockFreeRadius(self.path / "stock", USERS)
+        self.addCleanup(stock.stop)
+        stock.start()
+        client = self.client(
+            self.at(secret=stock.SECRET, policy="yes", port=stock.auth_port), timing=Timing(timeout=3.0)
+        )
+        for mode in ("digest", "digest-draft"):
+            users = self.users("pap", mode, client=client)
+            assert isinstance(await users.verify(Plain("alice", "wonder land"), LINK), Accepted), stock.output
+            assert isinstance(await users.verify(Plain("alice", "wrong"), LINK), Rejected)
+            credentials, convinced = proof("alice", "wonder land")
+            verdict = await users.verify(credentials, LINK)
+            assert isinstance(verdict, Accepted), (mode, verdict)
+            assert verdict.rspauth is not None
+            assert convinced(verdict.rspauth)
+            assert isinstance(await users.verify(proof("alice", "wrong")[0], LINK), Rejected)
+        assert client.states()[0].alive
 
 
 class TransportTests(FreeRadiusCase):

@@ -6,6 +6,7 @@ It takes no file of the distribution's configuration, only its program, modules 
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -143,40 +144,15 @@ DEFAULT
 READY_WITHIN = 30.0
 
 
-class FreeRadius:
-    """One server with users and log of its own. `start` and `stop` as often as wanted; the ports stay."""
+class Process:
+    """A FreeRADIUS with the configuration in `directory`. `start` and `stop` as often as wanted; the ports stay."""
 
-    def __init__(
-        self, directory: Path, users: str, *, sign: bool = True, status_server: bool = True, ha1: bool = True
-    ) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.auth_port, self.acct_port = free_ports(2)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._output: list[str] = []
-        directory.mkdir(parents=True, exist_ok=True)
-        flag = {True: "yes", False: "no"}
-        text = CONFIGURATION.format(
-            directory=directory,
-            auth_port=self.auth_port,
-            acct_port=self.acct_port,
-            secret=SECRET,
-            status_server=flag[status_server],
-            ha1=flag[ha1],
-            sign="ddtb6_sign" if sign else "",
-        )
-        (directory / "radiusd.conf").write_text(text)
-        (directory / "users").write_text(users)
-        (directory / "acct_users").write_text("")
-        (directory / "access_reject").write_text(ACCESS_REJECT)
-        for name in ("policy", "dictionary"):
-            shutil.copy(SHIPPED / name, directory)
-
-    @property
-    def detail(self) -> str:
-        """What it wrote down of accounting."""
-        path = self.directory / "detail"
-        return path.read_text() if path.exists() else ""
 
     @property
     def output(self) -> str:
@@ -224,6 +200,86 @@ class FreeRadius:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
+
+
+class FreeRadius(Process):
+    """One server with users and log of its own."""
+
+    def __init__(
+        self, directory: Path, users: str, *, sign: bool = True, status_server: bool = True, ha1: bool = True
+    ) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        flag = {True: "yes", False: "no"}
+        text = CONFIGURATION.format(
+            directory=directory,
+            auth_port=self.auth_port,
+            acct_port=self.acct_port,
+            secret=SECRET,
+            status_server=flag[status_server],
+            ha1=flag[ha1],
+            sign="ddtb6_sign" if sign else "",
+        )
+        (directory / "radiusd.conf").write_text(text)
+        (directory / "users").write_text(users)
+        (directory / "acct_users").write_text("")
+        (directory / "access_reject").write_text(ACCESS_REJECT)
+        for name in ("policy", "dictionary"):
+            shutil.copy(SHIPPED / name, directory)
+
+    @property
+    def detail(self) -> str:
+        """What it wrote down of accounting."""
+        path = self.directory / "detail"
+        return path.read_text() if path.exists() else ""
+
+
+class StockFreeRadius(Process):
+    """The distribution's own configuration, with our policy installed as the comments in it say.
+
+    What is changed besides: ports and addresses to serve, directories, and no EAP, which wants certificates.
+    """
+
+    STOCK = Path("/etc/freeradius/3.0")
+    SECRET = "testing123"
+
+    def __init__(self, directory: Path, users: str) -> None:
+        super().__init__(directory)
+        shutil.copytree(self.STOCK, directory, symlinks=True)
+        shutil.copy(SHIPPED / "dictionary", directory / "dictionary.ddtb6")
+        shutil.copy(SHIPPED / "policy", directory / "policy.d" / "ddtb6")
+        with (directory / "dictionary").open("a") as dictionary:
+            dictionary.write("$INCLUDE dictionary.ddtb6\n")
+        self._install_policy()
+        (directory / "sites-enabled" / "inner-tunnel").unlink()
+        eap = directory / "mods-enabled" / "eap"
+        eap.unlink()
+        eap.write_text("always eap {\n\trcode = noop\n}\n")
+        listed = directory / "mods-config" / "files" / "authorize"
+        listed.write_text(users + listed.read_text())
+        main = directory / "radiusd.conf"
+        text = re.sub(r"(?m)^(localstatedir|logdir|run_dir|raddbdir) = .*", rf"\1 = {directory}", main.read_text())
+        main.write_text(re.sub(r"(?m)^\t(user|group) = freerad$", "", text))
+
+    def _install_policy(self) -> None:
+        """Into the default site."""
+        site = self.directory / "sites-enabled" / "default"
+        text = re.sub(r"(?m)^(\s*ipaddr) = \*", r"\1 = 127.0.0.1", site.read_text())
+        text = re.sub(r"(?m)^(\s*ipv6addr) = ::\s.*", r"\1 = ::1", text)
+        ports = iter([self.auth_port, self.acct_port] * 2)
+        text = re.sub(r"(?m)^(\s*port) = 0", lambda found: f"{found[1]} = {next(ports)}", text)
+        for before, after in (
+            (r"(?m)^\tpap$", "\tddtb6_digest\n\tpap"),
+            (r"(?m)^post-auth \{$", "post-auth {\n\tddtb6_rspauth\n\tddtb6_sign"),
+            (
+                r"(?m)^\tPost-Auth-Type REJECT \{$((?:\n.*)*?)\n\t\}",
+                r"\tPost-Auth-Type REJECT {\1\n\t\tddtb6_sign\n\t}",
+            ),
+        ):
+            text, found = re.subn(before, after, text, count=1)
+            assert found == 1, before
+        site.unlink()
+        site.write_text(text)
 
 
 def free_ports(count: int) -> list[int]:
