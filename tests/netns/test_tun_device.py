@@ -189,8 +189,8 @@ def test_a_foreign_route_is_not_touched_and_what_was_made_is_taken_back(
     broker: Namespace, reactor: EPollReactor
 ) -> None:
     broker.run("ip", "link", "add", "theirs", "type", "veth", "peer", "other")
-    broker.run("ip", "link", "set", "theirs", "up")
-    broker.run("ip", "link", "set", "other", "up")
+    for end in ("theirs", "other"):
+        broker.run("ip", "link", "set", end, "addrgenmode", "none", "up")
     broker.run("ip", "-6", "route", "add", "unreachable", "2001:db8:2::/64", "metric", "1000000")
     before = broker.run("ip", "-6", "route")
     plane = Plane(broker, reactor)
