@@ -325,9 +325,10 @@ class Broker:
         if now >= self._usage_due:
             self._usage_due = now + USAGE_INTERVAL
             self._pool_usage = await self._store.pool_usage()
-        if self._policy.history and now >= self._pruning_due:
+        if now >= self._pruning_due:
             self._pruning_due = now + PRUNING_INTERVAL
-            await self._store.prune(self._clock.epoch() - self._policy.history)
+            history = self._policy.history
+            await self._store.prune(self._clock.epoch() - history if history else 0.0)
 
     async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""
