@@ -126,9 +126,10 @@ class Sockets(unittest.TestCase):
         assert not ours.send(b"x", here, Endpoint("127.0.0.1", 0))
 
     def test_an_address_that_is_not_ours_cannot_be_bound_and_leaks_nothing(self) -> None:
-        for bind in (Endpoint("192.0.2.1", 0), Endpoint("127.0.0.1", self.opened("127.0.0.1").port)):
+        taken = Endpoint("127.0.0.1", self.opened("127.0.0.1").port)
+        for bind, why in ((Endpoint("192.0.2.1", 0), "Cannot assign"), (taken, "in use")):
             ours = UdpSocket(reactor, bind, self.echo)
-            with pytest.raises(OSError):
+            with pytest.raises(OSError, match=why):
                 ours.start()
             assert ours.fileno() == -1
             ours.stop()
