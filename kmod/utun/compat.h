@@ -80,11 +80,11 @@ static inline struct nlattr **utun_compat_dump_attrs(struct netlink_callback *cb
 #define UTUN_RESV_START_OP(op)
 #endif
 
-/* 6.7, and stable branches: who may listen. Before, everybody may. */
-#ifdef UTUN_HAVE_GENL_MCGRP_FLAGS
-#define UTUN_MCGRP_FLAGS(f) .flags = (f),
+/* 6.7, and stable branches: who may listen to a group. Before, everybody may. */
+#ifdef UTUN_HAVE_GENL_MCAST_FLAGS
+#define UTUN_MCGRP_ADMIN .flags = GENL_MCAST_CAP_NET_ADMIN,
 #else
-#define UTUN_MCGRP_FLAGS(f)
+#define UTUN_MCGRP_ADMIN
 #endif
 
 /* Later than 6.18: a struct sock instead of a struct socket. */

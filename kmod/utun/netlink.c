@@ -658,7 +658,7 @@ static const struct genl_small_ops utun_netlink_ops[] = {
 static const struct genl_multicast_group utun_netlink_groups[] = {
 	[UTUN_NETLINK_EVENTS] = {
 		.name = UTUN_MCGRP_EVENTS,
-		UTUN_MCGRP_FLAGS(GENL_UNS_ADMIN_PERM)
+		UTUN_MCGRP_ADMIN
 	},
 };
 

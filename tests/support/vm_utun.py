@@ -29,18 +29,11 @@ ID, TRANSPORT, LOCAL4, LOCAL_PORT, REMOTE4, REMOTE_PORT, MTU, FLAGS, PREFIX = ra
 RX_PACKETS, RX_BYTES, TX_PACKETS, TX_BYTES, LAST_RX, PEER_DROPS = range(10, 16)
 UDP, SIXINFOUR = 1, 2
 NO_CHECKSUM, ROAM_PORT = 1, 2
-REASONS = [
-    "malformed",
-    "spoofed-source",
-    "bad-source",
-    "bad-destination",
-    "link-local",
-    "too-big",
-    "loop",
-    "not-sent",
-    "unknown-endpoint",
-    "no-tunnel",
-]
+REASONS = (
+    *("malformed", "spoofed-source", "bad-source", "bad-destination", "link-local", "too-big", "loop", "not-sent"),
+    *("unknown-endpoint", "no-tunnel"),
+)
+"""By number - 1."""
 STRANGER, SPOOFED, UNREACHABLE, MOVED, SOCKET_GONE = range(1, 6)
 
 

@@ -317,13 +317,13 @@ def test_a_mark_of_the_outer_path_gets_to_the_inner_packet(
     net: Net, peer: Peer, inner: int, outer: int, comes: int
 ) -> None:
     net.client_at().setsockopt(socket.IPPROTO_IP, socket.IP_TOS, outer)
-    net.up(ipv6(SOURCE, HOST, tc=0x40 | inner))
-    assert net.at_host() == hop(ipv6(SOURCE, HOST, tc=0x40 | comes))
+    net.up(ipv6(SOURCE, HOST, tclass=0x40 | inner))
+    assert net.at_host() == hop(ipv6(SOURCE, HOST, tclass=0x40 | comes))
 
 
 def test_a_mark_on_what_cannot_be_marked_is_malformed(net: Net, peer: Peer) -> None:
     net.client_at().setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 3)
-    net.up(ipv6(SOURCE, HOST, tc=0))
+    net.up(ipv6(SOURCE, HOST, tclass=0))
     net.drops_to(1, malformed=1)
 
 
@@ -331,7 +331,7 @@ def test_a_mark_on_what_cannot_be_marked_is_malformed(net: Net, peer: Peer) -> N
 def test_what_the_inner_packet_allows_the_outer_one_says(net: Net, peer: Peer, inner: int, outer: int) -> None:
     tap = outer_packets(net)
     net.client_at()
-    net.down(ipv6(HOST, SOURCE, tc=0x40 | inner))
+    net.down(ipv6(HOST, SOURCE, tclass=0x40 | inner))
     try:
         assert tap.recv(2000)[1] == outer
     finally:
