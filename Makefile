@@ -65,7 +65,7 @@ test: static  ## lint, types, layering and every test
 
 check: static  ## lint, types, layering and the fast tests (under 30 s)
 	@echo "check: unit and property tests, and transcripts"
-	@$(BIN)/python -m pytest -m 'not slow' $(wildcard tests/unit tests/property tests/transcripts)
+	@$(BIN)/python -m pytest -n 2 -m 'not slow' $(wildcard tests/unit tests/property tests/transcripts)
 
 static: $(READY)
 	@echo "static: lint, format, types, layering"
