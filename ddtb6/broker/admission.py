@@ -81,9 +81,13 @@ class Gate:
     """Decides for each newcomer; one for all transports."""
 
     def __init__(self, per_source_rate: float, per_source_burst: int, overall_rate: float, negotiations: int) -> None:
-        """Rates are new negotiations a second; `negotiations` is how many may be under way at once."""
+        """Rates are new negotiations a second; `negotiations` is how many may be under way at once.
+
+        Over all sources as many may also come at once: all clients of a broker that was away. One that is told 530
+        stays away for half a minute.
+        """
         self._sources = Buckets(per_source_rate, per_source_burst)
-        self._overall = Buckets(overall_rate, max(overall_rate, 1.0))
+        self._overall = Buckets(overall_rate, max(overall_rate, negotiations, 1.0))
         self._owners = Buckets(OWNER_RATE, OWNER_BURST)
         self._answers = Buckets(1.0, 3)
         self._refused_overall = Buckets(max(overall_rate / 10, 1.0), max(overall_rate / 10, 1.0))

@@ -258,7 +258,7 @@ class LimitsConfig:
     per_source_burst: int = field(default=40, metadata=_between(1, 1_000_000))
     """New negotiations that one source may begin at once."""
     overall_rate: float = field(default=5000.0, metadata=_between(0.001, 1_000_000))
-    """New negotiations a second over all sources."""
+    """New negotiations a second over all sources, on average; `negotiations` of them may come at once."""
     per_source_tunnels: int = field(default=64, metadata=_between(1, 1_000_000))
     """Live tunnels from one source."""
     negotiation_timeout: float = field(default=60.0, metadata=_between(1, 3600))

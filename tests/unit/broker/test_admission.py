@@ -133,7 +133,7 @@ def test_too_many_under_way_is_busy() -> None:
 
 
 def test_the_overall_rate_holds_over_all_sources_and_so_do_the_refusals() -> None:
-    made = gate(overall=20)
+    made = gate(overall=20, negotiations=20)
     verdicts = [made.newcomer(Endpoint(f"192.0.2.{number}", 1), 0, NOW) for number in range(100)]
     assert [verdicts.count(each) for each in Admission] == [20, 2, 78]
     later = [made.newcomer(Endpoint(f"198.51.100.{number}", 1), 0, NOW + 0.5) for number in range(100)]
