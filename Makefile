@@ -39,11 +39,14 @@ for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing 
 $(install)
 endef
 
-.PHONY: help run test check demo bench docs clean static
+.PHONY: help setup run test check demo bench docs clean static
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+setup: $(READY)  ## make the virtual environment .venv, with ddtb6 and twistd in .venv/bin
+	@echo "setup: .venv is ready; next: $(BIN)/ddtb6 --help"
 
 run: $(READY)  ## run the broker in the foreground with the development configuration (needs root)
 	@if [ "$$(id -u)" != 0 ]; then echo "run: the broker makes a network device, which needs root: sudo make run"; exit 1; fi
