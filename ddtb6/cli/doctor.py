@@ -27,13 +27,15 @@ from typing import NamedTuple
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool
 from ddtb6.cli import output
-from ddtb6.config import ConfigError, cautions, load
+from ddtb6.cli.radius import probe
+from ddtb6.config import Config, ConfigError, cautions, load
 from ddtb6.web.control import ControlError
 from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
 
 PYTHON = (3, 11)
 LIBRARIES = {
     "twisted": (22, 4),
+    "pyrad": (2, 1),
     "pyroute2": (0, 7, 2),
     "sqlite-utils": (3, 30),
     "lxml": (4, 9, 2),
@@ -109,6 +111,9 @@ def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
     for carrier, kind in (("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)):
         for endpoint in getattr(config.listen, carrier):
             yield port(carrier, kind, endpoint, running)
+    for endpoint in config.radius_dynamic.listen:
+        yield port("udp", socket.SOCK_DGRAM, endpoint, running, "radius.dynamic.listen")
+    yield from radius(config)
     yield data_plane(config.dataplane.kind)
     yield firewall(config.firewall.backend)
     yield forwarding(root)
@@ -229,8 +234,38 @@ def daemon(path: Path) -> tuple[bool, Finding]:
     return True, Finding(name, State.OK, f"It is running, version {view['version']}.")
 
 
-def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: bool) -> Finding:
-    """`running`: our own daemon is, and may be the one that has the port."""
+def radius(config: Config) -> Iterator[Finding]:
+    """Does every RADIUS server answer, and how fast? One that knows no Status-Server may be well all the same."""
+    if not config.radius_servers:
+        return
+    try:
+        found = probe(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("radius", State.FAIL, str(problem), "Give the daemon's user the right to read it.")
+        return
+    for each in found:
+        name = f"radius {each.name}"
+        if each.seconds is not None:
+            sentence = f"{each.endpoint} answers for {each.purpose}, after {each.seconds * 1000:.1f} ms."
+            yield Finding(name, State.OK, sentence)
+        elif each.fault == "wrong-authenticator":
+            sentence = f"{each.endpoint} answers for {each.purpose}, but with another secret."
+            yield Finding(name, State.FAIL, sentence, "Write the same shared secret on both sides.")
+        else:
+            why = f" ({each.fault})" if each.fault else ""
+            yield Finding(
+                name,
+                State.WARN,
+                f"{each.endpoint} does not answer Status-Server for {each.purpose}{why}.",
+                "It is down, has status_server off, does not know this host as a client, or has another secret; "
+                "ddtb6 radius test USER tries a log-in.",
+            )
+
+
+def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: bool, key: str = "") -> Finding:
+    """`running`: our own daemon is, and may be the one that has the port. `key`: where it is configured."""
+    key = key or f"listen.{carrier}"
     name = f"{carrier} {endpoint}"
     family = socket.AF_INET6 if endpoint.family == 6 else socket.AF_INET
     try:
@@ -244,9 +279,9 @@ def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: boo
         if error.errno == errno.EADDRINUSE and running:
             return Finding(name, State.OK, "Our daemon has it.")
         remedy = {
-            errno.EADDRINUSE: f"See who has it with ss -lpn 'sport = :{endpoint.port}', or change listen.{carrier}.",
-            errno.EADDRNOTAVAIL: f"Give this machine the address, or change listen.{carrier}.",
-            errno.EAFNOSUPPORT: f"Turn IPv6 on, or take the address out of listen.{carrier}.",
+            errno.EADDRINUSE: f"See who has it with ss -lpn 'sport = :{endpoint.port}', or change {key}.",
+            errno.EADDRNOTAVAIL: f"Give this machine the address, or change {key}.",
+            errno.EAFNOSUPPORT: f"Turn IPv6 on, or take the address out of {key}.",
             errno.EACCES: "Ports below 1024 need root or CAP_NET_BIND_SERVICE.",
         }.get(error.errno or 0, f"Change listen.{carrier}.")
         return Finding(name, State.FAIL, f"It cannot be opened: {error.strerror}.", remedy)

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("ddtb6.cli.status", "what the running broker is doing"),
     "check": ("ddtb6.cli.check", "read the configuration, and say what is wrong with it"),
     "doctor": ("ddtb6.cli.doctor", "what on this machine would stop the broker from working, and the remedy"),
+    "radius": ("ddtb6.cli.radius", "the RADIUS servers: test a log-in"),
     "decode": ("ddtb6.cli.decode", "a capture or hex of TSP as readable text"),
     "connect": ("ddtb6.cli.connect", "be a client: bring up a tunnel to a broker"),
 }

@@ -40,7 +40,7 @@ def test_python() -> None:
 
 
 def test_libraries() -> None:
-    assert [doctor.library(name, floor).state for name, floor in doctor.LIBRARIES.items()] == [State.OK] * 5
+    assert [doctor.library(name, floor).state for name, floor in doctor.LIBRARIES.items()] == [State.OK] * 6
     assert "not installed" in doctor.library("no-such-distribution-anywhere", (1,)).sentence
     old = doctor.library("twisted", (9999, 1))
     assert (old.state, old.remedy) == (State.FAIL, "Install 9999.1 or later.")

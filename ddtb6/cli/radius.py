@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`ddtb6 radius`: asks the RADIUS servers, each for itself, as the daemon would.
+
+`test` tries a log-in in every configured mode and says what it would be granted. `probe` (for `ddtb6 doctor`) sends
+Status-Server (RFC 5997), for which nobody need be logged in.
+Invariant: a password comes from a prompt or from standard input, and is shown to nobody but the servers.
+Not here: how the daemon uses them (`aaa`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import secrets
+import select
+import socket
+import sys
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
+from ddtb6.broker.ports import Accepted, Rejected, Verdict
+from ddtb6.broker.views import plain
+from ddtb6.cli import output
+from ddtb6.cli.main import Failure
+from ddtb6.clock import SystemClock
+from ddtb6.config import Config, load, radius_secret
+from ddtb6.sasl import digest
+from ddtb6.sasl.credentials import Credentials, Plain
+from ddtb6.sasl.mechanisms import mechanism
+
+PROBE_TRIES, PROBE_WAIT = 3, 1.0
+"""Status-Server to each server, and seconds that each waits for its answer."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    summary = "try a log-in at every RADIUS server, and say what it would be granted; asks for the password"
+    command = actions.add_parser("test", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    command.add_argument("user", metavar="USER")
+    command.add_argument(
+        "--password-stdin", action="store_true", help="read the password from the first line of standard input"
+    )
+    command.add_argument(
+        "--from",
+        dest="source",
+        type=_address,
+        default="192.0.2.1",
+        metavar="ADDRESS",
+        help="outer address of the client that is told to the servers (default: 192.0.2.1, for documentation)",
+    )
+    output.add_json(command)
+
+
+def _address(text: str) -> str:
+    return str(ip_address(text))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config)
+    if not any(server.auth_port for server in config.radius_servers.values()):
+        raise Failure(f"{arguments.config} names no RADIUS server for log-ins; see [radius.server.NAME]")
+    trials = _try_all(config, arguments.user, _password(arguments), Endpoint(arguments.source, 0))
+    verdicts = [each.verdict for each in trials]
+    code = int(not any(isinstance(each, Accepted) for each in verdicts) or any(map(_refused, verdicts)))
+    if arguments.json:
+        output.print_json([_plain(each) for each in trials])
+        return code
+    for trial in trials:
+        print(f"{trial.server} ({trial.endpoint}), {trial.mechanism} by {trial.mode}: {output.safe(_sentence(trial))}")
+    granted = next((each for each in verdicts if isinstance(each, Accepted)), None)
+    if granted is not None:
+        print(f"Granted to {output.safe(arguments.user)}:")
+        output.print_facts([(f"  {name}", value) for name, value in _facts(granted)])
+    if "radius" not in config.auth.chain:
+        print("Caution: auth.chain does not have radius; the broker would not ask these servers.")
+    return code
+
+
+def _password(arguments: argparse.Namespace) -> str:
+    if arguments.password_stdin:
+        line = sys.stdin.readline()
+        if not line:
+            raise Failure("standard input has no password")
+        return line.rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise Failure("there is no terminal to ask for the password on; use --password-stdin")
+    try:
+        return getpass.getpass(f"Password for {output.safe(arguments.user)}: ")
+    except EOFError:
+        raise Failure("no password was given") from None
+
+
+# --- a log-in -----------------------------------------------------------------------------------------------------
+
+
+class Trial(NamedTuple):
+    """One log-in at one server."""
+
+    server: str
+    endpoint: Endpoint
+    mode: str
+    mechanism: str
+    verdict: Verdict
+    seconds: float
+
+
+def _try_all(config: Config, user: str, password: str, source: Endpoint) -> list[Trial]:
+    # Imported late: the reactor is chosen by importing it, and only this command runs one.
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import react
+
+    found: list[Trial] = []
+
+    def main(reactor: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(_ask_all(reactor, config, user, password, source, found))
+
+    try:
+        react(main)
+    except SystemExit as stop:
+        if stop.code:
+            raise Failure("the servers could not be asked") from None
+    return found
+
+
+async def _ask_all(
+    reactor: Any, config: Config, user: str, password: str, source: Endpoint, found: list[Trial]
+) -> None:
+    from ddtb6.aaa import Aaa
+    from ddtb6.auth.radius import JUDGED
+
+    clock = SystemClock()
+    local = config.listen.udp[0] if config.listen.udp else config.listen.tcp[0]
+    link = Link(Carrier.UDP, local, source)
+    for name, server in config.radius_servers.items():
+        if not server.auth_port:
+            continue
+        aaa = Aaa(replace(config, radius_servers={name: server}), reactor, clock)
+        try:
+            users = aaa.authenticator()
+            for mode in config.radius.modes:
+                credentials = _credentials(JUDGED[mode], config.server.realm, user, password)
+                begun = clock.monotonic()
+                verdict = await users.verify(credentials, link)
+                endpoint = Endpoint(server.address, server.auth_port)
+                found.append(Trial(name, endpoint, mode, JUDGED[mode], verdict, clock.monotonic() - begun))
+        finally:
+            await aaa.close()
+
+
+def _credentials(name: str, realm: str, user: str, password: str) -> Credentials:
+    """What a client would send that knows `password`."""
+    if name == "PLAIN":
+        return Plain(user, password)
+    made = mechanism(name, realm=realm, nonce=lambda: secrets.token_hex(16).encode(), version=(2, 0, 2))
+    assert made is not None
+    challenge = made.start()
+    assert isinstance(challenge, bytes)
+    said = made.respond(digest.respond(challenge, user, password, "tsp/localhost", secrets.token_hex(16).encode()))
+    assert not isinstance(said, bytes)
+    return said
+
+
+def _refused(verdict: Verdict) -> bool:
+    return isinstance(verdict, Rejected)
+
+
+def _sentence(trial: Trial) -> str:
+    match trial.verdict:
+        case Accepted(_, rspauth):
+            proved = ", and it proved itself to the client" if rspauth else ""
+            return f"accepted in {trial.seconds * 1000:.1f} ms{proved}"
+        case Rejected(why, _):
+            return f"{why} (in {trial.seconds * 1000:.1f} ms)"
+        case other:
+            return str(getattr(other, "why", "not asked"))
+
+
+def _facts(accepted: Accepted) -> list[tuple[str, object]]:
+    terms = accepted.principal.terms
+    limit = terms.interim_interval
+    return [
+        ("owner of what it gets", accepted.principal.owner),
+        ("name in accounting", terms.billed_as),
+        ("address", terms.address),
+        ("interface identifier", None if terms.interface_id is None else f"{terms.interface_id:016x}"),
+        ("prefix", terms.prefix),
+        ("pool of the address", terms.address_pool or (None if terms.address else "any with use = accounts")),
+        ("pool of the prefix", terms.prefix_pool or (None if terms.prefix else "any of the length asked for")),
+        ("routes", ", ".join(map(str, terms.routes))),
+        ("resolver", terms.resolver),
+        ("ends after", output.span(terms.session_limit) if terms.session_limit else "no time limit"),
+        ("ends when silent for", output.span(terms.idle_limit) if terms.idle_limit else None),
+        ("interim records every", output.span(limit) if limit else None),
+        ("tunnels", terms.tunnels),
+        ("Class attributes", len(terms.account_class) or None),
+        ("Filter-Id", ", ".join(terms.filter_ids)),
+    ]
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    verdict = trial.verdict
+    said: dict[str, Any] = {
+        "server": trial.server,
+        "endpoint": str(trial.endpoint),
+        "mode": trial.mode,
+        "mechanism": trial.mechanism,
+        "seconds": trial.seconds,
+        "verdict": type(verdict).__name__.lower(),
+    }
+    if isinstance(verdict, Accepted):
+        terms = replace(verdict.principal.terms, account_class=())
+        classes = [each.hex() for each in verdict.principal.terms.account_class]
+        return said | {"owner": verdict.principal.owner, "terms": plain(terms) | {"account_class": classes}}
+    return said | {"why": getattr(verdict, "why", "")}
+
+
+# --- is anybody there? --------------------------------------------------------------------------------------------
+
+
+class Probe(NamedTuple):
+    """A server at one of its ports."""
+
+    name: str
+    purpose: str
+    """``log-ins`` or ``accounting``."""
+    endpoint: Endpoint
+    seconds: float | None
+    """Until its answer; None: there was none."""
+    fault: str
+    """Why the last datagram from there was not believed, or could not be sent; mostly empty."""
+
+
+def probe(config: Config, wait: float = PROBE_WAIT) -> list[Probe]:
+    """Ask every server at every port that is configured whether it is alive. Raises ConfigError."""
+    found = []
+    for name, server in config.radius_servers.items():
+        secret = radius_secret(name, server)
+        ports = [("log-ins", server.auth_port)]
+        if config.radius.accounting:
+            ports.append(("accounting", server.acct_port))
+        for purpose, number in ports:
+            if number:
+                endpoint = Endpoint(server.address, number)
+                found.append(Probe(name, purpose, endpoint, *_probe(endpoint, secret, wait)))
+    return found
+
+
+def _probe(endpoint: Endpoint, secret: bytes, wait: float) -> tuple[float | None, str]:
+    # Imported late: pyrad and its dictionary take a tenth of a second.
+    from ddtb6.radius.packets import LARGEST, Code, Refused, make_request, read_reply
+
+    clock, fault = SystemClock(), ""
+    try:
+        with socket.socket(socket.AF_INET6 if endpoint.family == 6 else socket.AF_INET, socket.SOCK_DGRAM) as wire:
+            wire.connect(tuple(endpoint))
+            for identifier in range(PROBE_TRIES):
+                request = make_request(Code.STATUS_SERVER, identifier, secret, (), secrets.token_bytes(16))
+                begun = clock.monotonic()
+                wire.send(request.octets)
+                while (left := begun + wait - clock.monotonic()) > 0 and select.select([wire], [], [], left)[0]:
+                    try:
+                        read_reply(wire.recv(LARGEST), request, secret)
+                    except Refused as refused:
+                        fault = refused.fault.value
+                    else:
+                        return clock.monotonic() - begun, ""
+    except OSError as error:
+        fault = f"{error.strerror}"
+    return None, fault
