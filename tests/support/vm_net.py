@@ -39,10 +39,10 @@ def packed(address: str | IPv6Address) -> bytes:
 
 
 def ipv6(
-    source: object, destination: object, payload: bytes = b"", *, hops: int = 64, kind: int = 59, tc: int = 0
+    source: object, destination: object, payload: bytes = b"", *, hops: int = 64, kind: int = 59, tclass: int = 0
 ) -> bytes:
     """An IPv6 packet; by default with "no next header", which no stack answers."""
-    head = struct.pack("!IHBB", 6 << 28 | tc << 20, len(payload), kind, hops)
+    head = struct.pack("!IHBB", 6 << 28 | tclass << 20, len(payload), kind, hops)
     return head + packed(str(source)) + packed(str(destination)) + payload
 
 
@@ -112,6 +112,13 @@ class Net:
             # Not what it sends itself, and not its neighbour discovery.
             if address[2] != 4 and not (packet[6] == 58 and packet[40] in range(130, 138)) and packet[6] != 0:
                 return packet
+
+    def drain_host(self) -> None:
+        """Forget what has come to the host."""
+        self.wire.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.wire.recvfrom(65536)
 
     def at_client(self, port: int = 40001, address: str = CLIENT) -> bytes:
         return self.client_at(port, address).recv(65536)
@@ -207,10 +214,7 @@ def net(network: Net) -> Iterator[Net]:
     for each in network.clients.values():
         each.close()
     network.clients.clear()
-    with contextlib.suppress(TimeoutError, BlockingIOError):
-        network.wire.settimeout(0)
-        while True:
-            network.wire.recvfrom(65536)
+    network.drain_host()
 
 
 @pytest.fixture

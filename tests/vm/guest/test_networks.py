@@ -19,6 +19,7 @@ from support.netns import Lab, Namespace, wait_until
 from support.vm_net import (
     BROKER,
     CLIENT,
+    CLIENT_TOO,
     HOST,
     INSIDE,
     PORT,
@@ -41,6 +42,12 @@ OVER_41 = Peer(41, [f"{SOURCE}/128", PREFIX], (CLIENT, 0), (BROKER, 0), SIXINFOU
 def lab() -> Iterator[Lab]:
     with Lab() as made:
         yield made
+
+
+def end(lab: Lab, namespace: Namespace) -> None:
+    """Delete a namespace before its lab does."""
+    lab._namespaces.remove(namespace)
+    subprocess.run(["ip", "netns", "delete", namespace.name], check=True)
 
 
 def devices(namespace: Namespace) -> list[str]:
@@ -113,7 +120,7 @@ def test_the_namespace_goes_with_the_device_in_it_and_the_socket_lives(lab: Lab)
     utun.attach(made)
     utun.add(PEER)
     netlink.close()
-    subprocess.run(["ip", "netns", "delete", other.name], check=True)
+    end(lab, other)
     sender = home.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.settimeout(0.2)
 
@@ -133,7 +140,7 @@ def test_the_namespace_of_the_socket_goes_and_the_device_lives(lab: Lab) -> None
     made = signalling_socket(outer)
     utun.attach(made)
     utun.add(PEER)
-    subprocess.run(["ip", "netns", "delete", outer.name], check=True)
+    end(lab, outer)
     # A socket keeps its namespace; both go when it is closed.
     assert utun.device()["sockets"] == 1
     made.close()
@@ -148,7 +155,7 @@ def test_the_namespace_in_which_the_device_was_made_goes(lab: Lab) -> None:
     born.run("ip", "link", "add", "utun0", "type", "utun")
     born.run("ip", "link", "set", "utun0", "netns", lives.name)
     assert devices(lives) == ["utun0"]
-    subprocess.run(["ip", "netns", "delete", born.name], check=True)
+    end(lab, born)
     wait_until(lambda: devices(lives) == [], "the end of the device")
 
 
@@ -222,12 +229,9 @@ def test_one_address_may_have_a_peer_of_each_transport(net: Net, raw: socket.soc
 
 def test_the_tunnels_of_sit_go_on_beside_ours(net: Net) -> None:
     net.utun.add(OVER_41)
-    ends = {
-        net.broker: ("remote", "198.51.100.7", "local", BROKER),
-        net.client: ("remote", BROKER, "local", "198.51.100.7"),
-    }
-    for number, (space, words) in enumerate(ends.items(), 1):
-        space.run("ip", "tunnel", "add", "six", "mode", "sit", *words)
+    ends = ((net.broker, CLIENT_TOO, BROKER), (net.client, BROKER, CLIENT_TOO))
+    for number, (space, remote, local) in enumerate(ends, 1):
+        space.run("ip", "tunnel", "add", "six", "mode", "sit", "remote", remote, "local", local)
         space.run("ip", "link", "set", "six", "up")
         space.address("six", f"2001:db8:c::{number}/64")
     try:
@@ -277,7 +281,7 @@ def test_bulk_transfers_arrive_whole_and_are_counted_to_the_octet(net: Net, over
     finally:
         client.run("ip", "link", "delete", "six", check=False)
         if udp:
-            client.run("ip", "fou", "del", "port", "40001", check=False)
+            client.run("ip", "fou", "del", "port", "40001")
 
 
 def transfer(server: Namespace, dialler: Namespace, address: str, bind: str, size: int = 1_500_000) -> None:
