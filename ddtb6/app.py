@@ -343,15 +343,23 @@ class BrokerService(Service):
     def _every_second(self, work: Callable[[], Coroutine[Any, Any, None]], rest: Callable[[], None]) -> None:
         """One round after the other, never two at once."""
 
+        waiting: list[Any] = []
+
+        def stop() -> None:
+            while waiting:
+                waiting.pop().cancel()
+
         async def round_() -> None:
+            waiting.clear()
             try:
                 rest()
                 await work()
             except Exception:
                 self.log.failure("the round of every second failed; the next one goes on")
             if self.running:
-                self._reactor.callLater(1.0, lambda: Deferred.fromCoroutine(round_()))
+                waiting.append(self._reactor.callLater(1.0, lambda: Deferred.fromCoroutine(round_())))
 
+        self._stopping.append(stop)
         Deferred.fromCoroutine(round_())
 
 

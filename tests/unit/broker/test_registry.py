@@ -27,10 +27,7 @@ def live(number: int, owner: str = "", remote: Endpoint | None = None) -> Live:
         started=0.0,
         carried=Counters(),
     )
-    return Live(session, 0.0, nat=False, established=False, **OPTIONS)
-
-
-OPTIONS = {"ends_at": None} if "ends_at" in Live.__slots__ else {}
+    return Live(session, 0.0, nat=False, established=False, ends_at=None)
 
 
 def test_found_by_all_it_is_known_by() -> None:

@@ -247,6 +247,7 @@ def mutated(chance: random.Random, text: bytes) -> bytes:
             return text
 
 
+@pytest.mark.slow
 def test_fifty_thousand_hostile_datagrams(tmp_path: Path) -> None:
     """Nothing raises, nothing grows without bound, nobody unproven gets more than three times what it sent."""
     chance = random.Random(5572)
