@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from ddtb6 import __version__
+from ddtb6 import __version__, notify
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.auth.chain import Anonymous, Chain, offered
 from ddtb6.auth.local import LocalUsers, ThreadLane
@@ -113,6 +113,7 @@ class BrokerService(Service):
         self._reactor.stop()
 
     async def _stop(self) -> None:
+        notify.stopping()
         while self._stopping:
             undo = self._stopping.pop()
             try:
@@ -184,6 +185,7 @@ class BrokerService(Service):
         gc.freeze()  # What was imported stays for good.
         gc.set_threshold(*COLLECTING)
         self.log.info("ddtb6 {version} serves {places}", version=__version__, places=", ".join(self._listening))
+        notify.ready()
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -352,6 +354,7 @@ class BrokerService(Service):
         async def round_() -> None:
             waiting.clear()
             try:
+                notify.alive()
                 rest()
                 await work()
             except Exception:
