@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import tempfile
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.coroutines import awaited
 from support.virtual import POOLS, account
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, execute
@@ -38,6 +40,7 @@ class Daemon(unittest.TestCase):
 
     def setUp(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ddtb6-"))
+        self.addCleanup(shutil.rmtree, self.directory)
         base = Config()
         self.config = replace(
             base,
@@ -64,6 +67,7 @@ class Daemon(unittest.TestCase):
         [place] = [each for each in service._listening if each.startswith(carrier)]
         return int(place.rpartition(":")[2])
 
+    @awaited
     async def test_up_in_use_down_and_up_again(self) -> None:
         service = await self.running()
         await service.stopService()
@@ -83,6 +87,7 @@ class Daemon(unittest.TestCase):
         await store.add_account(account("alice", "s3cret"))
         await store.close()
 
+    @awaited
     async def test_what_it_cannot_do_without_is_said_in_one_sentence_and_all_else_let_go(self) -> None:
         file = self.directory / "file"
         file.write_text("")
@@ -110,6 +115,7 @@ class Daemon(unittest.TestCase):
                 await service._stop()
                 assert service._stopping == []
 
+    @awaited
     async def test_stopping_goes_on_when_a_part_fails_to_stop(self) -> None:
         service = await self.running()
         done: list[str] = []

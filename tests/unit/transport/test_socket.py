@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from support.coroutines import awaited
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
@@ -62,17 +63,19 @@ class Sockets(unittest.TestCase):
             _, local, remote = self.heard[-1]
             assert (local, remote) == (Endpoint(address, ours.port), Endpoint(*client.getsockname()[:2]))
 
-    def test_a_wildcard_answers_from_the_address_asked(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(
-            self._asked("0.0.0.0", socket.AF_INET, ("127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1"))
-        )
+    @awaited
+    async def test_a_wildcard_answers_from_the_address_asked(self) -> None:
+        await self._asked("0.0.0.0", socket.AF_INET, ("127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1"))
 
-    def test_a_bound_address_too(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._asked("127.0.0.9", socket.AF_INET, ("127.0.0.9",)))
+    @awaited
+    async def test_a_bound_address_too(self) -> None:
+        await self._asked("127.0.0.9", socket.AF_INET, ("127.0.0.9",))
 
-    def test_ipv6(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._asked("::", socket.AF_INET6, ("::1",)))
+    @awaited
+    async def test_ipv6(self) -> None:
+        await self._asked("::", socket.AF_INET6, ("::1",))
 
+    @awaited
     async def test_a_wildcard_of_each_family_stand_side_by_side(self) -> None:
         six = self.opened("::")
         four = UdpSocket(reactor, Endpoint("0.0.0.0", six.port), self.echo)
@@ -84,6 +87,7 @@ class Sockets(unittest.TestCase):
         assert client.recv(10) == b"A"
         assert self.heard[0][1].family == 4
 
+    @awaited
     async def test_more_than_a_burst(self) -> None:
         ours = self.opened("127.0.0.1")
         client = self.client(socket.AF_INET, ("127.0.0.1", ours.port))
@@ -92,6 +96,7 @@ class Sockets(unittest.TestCase):
         await self.after(3 * BURST)
         assert [each[0] for each in self.heard] == [b"%d" % number for number in range(3 * BURST)]
 
+    @awaited
     async def test_datagrams_of_any_size(self) -> None:
         ours = self.opened("127.0.0.1")
         client = self.client(socket.AF_INET, ("127.0.0.1", ours.port))
@@ -101,6 +106,7 @@ class Sockets(unittest.TestCase):
             assert len(client.recv(65535)) == size
             assert len(self.heard[-1][0]) == size
 
+    @awaited
     async def test_stopping_in_the_middle_of_a_burst(self) -> None:
         calls = []
 
