@@ -19,6 +19,9 @@ RUN_PACKAGES := nft=nftables
 DEMO_PACKAGES := $(RUN_PACKAGES) ip=iproute2 nsenter=util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl \
   freeradius=freeradius radclient=freeradius-utils
+VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod gcc=build-essential \
+  make=build-essential sparse=sparse ip=iproute2 nsenter=util-linux ethtool=ethtool
+VM_KERNEL ?= cloud
 
 # Install the packages in $missing; without root or apt, name them and go on.
 define install
@@ -62,7 +65,8 @@ run: $(READY)  ## run the broker in the foreground with the development configur
 	@exec $(BIN)/twistd -n --pidfile= ddtb6 --config $(CONFIG)
 
 test: static  ## lint, types, layering and every test
-	@$(call packages,$(TEST_PACKAGES))
+	@$(call packages,$(TEST_PACKAGES) $(VM_PACKAGES))
+	@$(vm_headers)
 	@echo "test: every test$${DDTB6_REQUIRE:+, with $$DDTB6_REQUIRE required}"
 	@$(BIN)/python -m pytest
 
@@ -84,6 +88,11 @@ demo: $(READY)  ## a client behind a NAT logs in, pings and transfers, in networ
 bench: $(READY)  ## measure log-ins per second, memory, start-up and throughput, and print a table
 	@$(call packages,$(DEMO_PACKAGES))
 	@$(BIN)/python -m bench
+
+vm: $(READY)  ## a shell in a virtual machine, a stock Debian kernel with the module utun loaded (VM_KERNEL=6.12-cloud)
+	@$(call packages,$(VM_PACKAGES))
+	@$(vm_headers)
+	@$(BIN)/python tests/support/vm.py --kernel $(VM_KERNEL) --utun --shell
 
 docs: $(READY)  ## draw the state diagram of docs/negotiation.md again
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \

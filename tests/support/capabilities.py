@@ -41,7 +41,14 @@ def missing_radius() -> str | None:
     return None
 
 
-PROBES = {"netns": missing_netns, "radius": missing_radius}
+def missing_vm() -> str | None:
+    """Why no virtual machine can be started here; None when one can."""
+    from support import vm
+
+    return vm.missing()
+
+
+PROBES = {"netns": missing_netns, "radius": missing_radius, "vm": missing_vm}
 """Marker -> probe. Markers that are not here are judged by the test itself (`need_program`, `unavailable`)."""
 
 

@@ -377,18 +377,22 @@ def main() -> int:
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS")
     parser.add_argument("--check-log", action="store_true", help="fail when the kernel's log has a warning or worse")
     parser.add_argument("--show-log", action="store_true", help="show the kernel's log at the end")
+    parser.add_argument("--print-version", action="store_true", help="print the kernel's version and end")
     parser.add_argument("--shell", action="store_true", help="give the command, by default a shell, the terminal")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends as well
     command = [each for place, each in enumerate(options.command) if (place, each) != (0, "--")]
-    if not command and not options.shell:
+    if not command and not options.shell and not options.print_version:
         parser.error("give a command, or --shell")
     if (why := missing()) is not None:
         print(f"vm: {why}", file=sys.stderr)
         return NO_START
     try:
         which = kernel(options.kernel)
+        if options.print_version:
+            print(which.version)
+            return 0
         outcome = run(
             which,
             command or ["/bin/bash", "-i"],
