@@ -19,18 +19,19 @@ class Wheel(Generic[K]):
     """Keys by the second in which they come up."""
 
     def __init__(self, now: float) -> None:
-        self._slots: dict[int, dict[K, None]] = {}
+        self._slots: dict[int, list[K]] = {}
         self._done = int(now)
 
     def __len__(self) -> int:
+        """How often something was scheduled that has not come up."""
         return sum(map(len, self._slots.values()))
 
     def schedule(self, key: K, when: float) -> None:
         """`key` comes up in the first `due` after monotonic second `when`; one in the past comes up next."""
-        self._slots.setdefault(max(int(when) + 1, self._done + 1), {})[key] = None
+        self._slots.setdefault(max(int(when) + 1, self._done + 1), []).append(key)
 
     def due(self, now: float) -> Iterator[K]:
-        """Take out and give every key whose second has come. Keys scheduled meanwhile come up later."""
+        """Take out and give every key whose second has come, once for each. Keys scheduled meanwhile come up later."""
         last = int(now)
         if last - self._done > len(self._slots):
             ready = sorted(second for second in self._slots if second <= last)
@@ -38,4 +39,4 @@ class Wheel(Generic[K]):
             ready = [second for second in range(self._done + 1, last + 1) if second in self._slots]
         self._done = max(self._done, last)
         for keys in [self._slots.pop(second) for second in ready]:
-            yield from keys
+            yield from dict.fromkeys(keys)
