@@ -12,9 +12,10 @@ Not here: moving the bytes (`dataplane.tun`, `dataplane.memory`), hop limits (wh
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right, insort
+from array import array
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, collapse_addresses, ip_address
+from ipaddress import IPv4Address, IPv6Network, collapse_addresses, ip_address
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
@@ -36,9 +37,8 @@ _NAT64 = 0x0064_FF9B << 32
 class Peer:
     """One tunnel. The plane counts in it directly: no call per packet.
 
-    `spans` are its inner addresses as closed intervals of numbers that do not overlap, `networks` its prefix and routes
-    as pairs of shift and shifted high half. Most tunnels have one at most, so the first is `shift` and `network`, too,
-    and those after it are `further`.
+    Its prefix and routes are pairs of shift and shifted high half. Most tunnels have one at most, so the first is
+    `shift` and `network`, and those after it are `further`.
     """
 
     __slots__ = (
@@ -50,7 +50,6 @@ class Peer:
         "low",
         "mtu",
         "network",
-        "networks",
         "octets_in",
         "octets_out",
         "packets_in",
@@ -58,7 +57,6 @@ class Peer:
         "refused",
         "remote",
         "shift",
-        "spans",
         "spec",
     )
 
@@ -68,22 +66,20 @@ class Peer:
         self.address = spec.address.packed
         number = int(spec.address)
         self.high, self.low = number >> 64, number & (1 << 64) - 1
-        self.networks: list[tuple[int, int]] = []
-        self.spans = [(number, number)]
-        for network in _networks(spec):
-            start = int(network.network_address)
-            end = start | (1 << 128 - network.prefixlen) - 1
-            shift = 64 - network.prefixlen
-            self.networks.append((shift, start >> 64 + shift))
-            if start <= number <= end:
-                del self.spans[0]
-            self.spans.append((start, end))
+        networks = [
+            (64 - each.prefixlen, int(each.network_address) >> 128 - each.prefixlen) for each in _networks(spec)
+        ]
         # Without a network, a number that no shifted high half is equal to.
-        self.shift, self.network = self.networks[0] if self.networks else (0, -1)
-        self.further = self.networks[1:]
+        self.shift, self.network = networks[0] if networks else (0, -1)
+        self.further = tuple(networks[1:])
         self.packets_in = self.octets_in = self.packets_out = self.octets_out = 0
-        self.refused: dict[Refusal, int] = {}
+        self.refused: dict[Refusal, int] | None = None
         self.last_seen: float | None = None
+
+    @property
+    def networks(self) -> tuple[tuple[int, int], ...]:
+        """All of its networks."""
+        return () if self.network < 0 else ((self.shift, self.network), *self.further)
 
     def routes(self, high: int) -> bool:
         """Whether addresses with this high half are in one of its further networks."""
@@ -91,11 +87,13 @@ class Peer:
 
     def refuse(self, reason: Refusal) -> None:
         """Count a packet that was not carried."""
+        if self.refused is None:
+            self.refused = {}
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
     def counters(self) -> Counters:
         """What it has carried so far."""
-        return Counters(self.packets_in, self.octets_in, self.packets_out, self.octets_out, dict(self.refused))
+        return Counters(self.packets_in, self.octets_in, self.packets_out, self.octets_out, dict(self.refused or ()))
 
 
 class Peers:
@@ -116,11 +114,13 @@ class Peers:
         self._unreachables = icmp6.RateLimit(rate=100, burst=100)
         self._too_bigs = icmp6.RateLimit(rate=1000, burst=1000)
         self._by_id: dict[TunnelId, Peer] = {}
-        self._by_ends: dict[tuple[Endpoint, Endpoint], Peer] = {}
+        self._by_ends: dict[Endpoint, dict[Endpoint, Peer]] = {}
+        """By our end, then by the client's."""
         self._by_address: dict[bytes, Peer] = {}
         self._by_network: dict[int, dict[int, Peer]] = {}
-        self._starts: list[int] = []
-        self._spans: dict[int, tuple[int, Peer]] = {}
+        # High halves in order: where tunnels' addresses are, with each as often as there are, and where networks begin.
+        self._address_highs = array("Q")
+        self._network_highs = array("Q")
         self.strays: dict[Refusal, int] = {}
         self._own = {str(ip_address(each)) for each in own_addresses}
         self._guarded: set[str] = set()
@@ -139,25 +139,18 @@ class Peers:
             return
         self._check(spec)
         peer = Peer(spec)
-        for start, end in peer.spans:
-            self._check_span(spec.id, start, end)
         if old is not None:
             self._remove(old)
             peer.packets_in, peer.octets_in = old.packets_in, old.octets_in
             peer.packets_out, peer.octets_out = old.packets_out, old.octets_out
             peer.refused, peer.last_seen = old.refused, old.last_seen
-        self._by_id[spec.id] = peer
-        self._by_ends[spec.local, spec.remote] = peer
-        self._by_address[peer.address] = peer
-        for shift, network in peer.networks:
-            table = self._by_network.get(shift)
-            if table is None:
-                self._by_network = dict(sorted({**self._by_network, shift: {}}.items()))
-                table = self._by_network[shift]
-            table[network] = peer
-        for start, end in peer.spans:
-            insort(self._starts, start)
-            self._spans[start] = end, peer
+        holder = self._holder(peer)
+        if holder is None:
+            self._add(peer)
+        else:
+            if old is not None:
+                self._add(old)
+            raise DataPlaneError(f"tunnel {holder.spec.id} has an address of {_inner(spec)}")
         self._guard(spec.local.address)
 
     def take(self, tunnel: TunnelId) -> Counters | None:
@@ -182,7 +175,8 @@ class Peers:
 
     def inward(self, packet: bytes, local: Endpoint, remote: Endpoint, now: float) -> Peer | None:
         """Judge a packet from outside. The peer when it is to be carried (`last_seen` set, not yet counted)."""
-        peer = self._by_ends.get((local, remote))
+        peers = self._by_ends.get(local)
+        peer = None if peers is None else peers.get(remote)
         if peer is None:
             self._stray(Refusal.UNKNOWN_ENDPOINT)
             return None
@@ -301,7 +295,7 @@ class Peers:
             if not 0 < network.prefixlen <= 64:
                 raise DataPlaneError(f"the prefix {network} is longer than a /64, or is everything")
         self._check_remote(spec)
-        holder = self._by_ends.get((spec.local, spec.remote))
+        holder = self._by_ends.get(spec.local, {}).get(spec.remote)
         if holder is not None and holder.spec.id != spec.id:
             raise DataPlaneError(f"tunnel {holder.spec.id} has the endpoint {spec.remote}")
 
@@ -315,29 +309,64 @@ class Peers:
                 if outer in block:
                     raise DataPlaneError(f"the endpoint {spec.remote} is inside of {block}, which tunnels carry")
 
-    def _check_span(self, tunnel: TunnelId, start: int, end: int) -> None:
-        # Spans do not overlap, so those that touch this one stand in a row before the first that starts after its end.
-        for at in range(bisect_right(self._starts, end) - 1, -1, -1):
-            other_end, peer = self._spans[self._starts[at]]
-            if other_end < start:
-                return
-            if peer.spec.id != tunnel:
-                taken = IPv6Address(max(start, self._starts[at]))
-                raise DataPlaneError(f"tunnel {peer.spec.id} has the address {taken}")
+    def _holder(self, peer: Peer) -> Peer | None:
+        """A tunnel in the tables that has an inner address of `peer`, which is not in them."""
+        holder = self._by_address.get(peer.address) or self._routed(peer.high)
+        for shift, network in peer.networks:
+            first = network << shift
+            holder = holder or self._routed(first) or self._within(first, first | (1 << shift) - 1)
+        return holder
+
+    def _routed(self, high: int) -> Peer | None:
+        """The tunnel that has a network with this high half in it."""
+        for shift, table in self._by_network.items():
+            peer = table.get(high >> shift)
+            if peer is not None:
+                return peer
+        return None
+
+    def _within(self, first: int, last: int) -> Peer | None:
+        """A tunnel whose address, or the beginning of a network of it, has a high half from `first` to `last`."""
+        at = bisect_left(self._network_highs, first)
+        if at < len(self._network_highs) and self._network_highs[at] <= last:
+            return self._routed(self._network_highs[at])
+        at = bisect_left(self._address_highs, first)
+        if at < len(self._address_highs) and self._address_highs[at] <= last:
+            return next(peer for peer in self._by_address.values() if peer.high == self._address_highs[at])
+        return None
+
+    def _add(self, peer: Peer) -> None:
+        spec = peer.spec
+        self._by_id[spec.id] = peer
+        self._by_ends.setdefault(spec.local, {})[spec.remote] = peer
+        self._by_address[peer.address] = peer
+        insort(self._address_highs, peer.high)
+        for shift, network in peer.networks:
+            table = self._by_network.get(shift)
+            if table is None:
+                self._by_network = dict(sorted({**self._by_network, shift: {}}.items()))
+                table = self._by_network[shift]
+            table[network] = peer
+            insort(self._network_highs, network << shift)
 
     def _remove(self, peer: Peer) -> None:
         spec = peer.spec
         del self._by_id[spec.id]
-        del self._by_ends[spec.local, spec.remote]
+        del self._by_ends[spec.local][spec.remote]
+        if not self._by_ends[spec.local]:
+            del self._by_ends[spec.local]
         del self._by_address[peer.address]
+        del self._address_highs[bisect_left(self._address_highs, peer.high)]
         for shift, network in peer.networks:
             table = self._by_network[shift]
             del table[network]
             if not table:
                 self._by_network = {shift: each for shift, each in self._by_network.items() if each}
-        for start, _ in peer.spans:
-            del self._spans[start]
-            del self._starts[bisect_left(self._starts, start)]
+            del self._network_highs[bisect_left(self._network_highs, network << shift)]
+
+
+def _inner(spec: TunnelSpec) -> str:
+    return ", ".join(map(str, (spec.address, *_networks(spec))))
 
 
 def _networks(spec: TunnelSpec) -> Iterable[IPv6Network]:
