@@ -33,6 +33,8 @@ class Endpoint(NamedTuple):
 class Carrier(enum.Enum):
     """What carried the signalling."""
 
+    __hash__ = object.__hash__  # Enum's own is a Python function; links are looked up for every datagram.
+
     UDP = "udp"
     TCP = "tcp"
 

@@ -24,7 +24,7 @@ from ddtb6.broker.views import Activity, PoolView, SessionView
 from ddtb6.sasl.mechanisms import Mechanism, mechanism
 from ddtb6.tsp.effects import Answer, Ask, Grant, Granted, Judge, Judged, Query, Refused, Why, Withdraw, Withdrawn
 from ddtb6.tsp.messages import Capability, Create, Keepalive, Offer
-from ddtb6.tsp.negotiation import Negotiation
+from ddtb6.tsp.negotiation import MechanismFactory, Negotiation
 from ddtb6.tsp.status import (
     AuthenticationFailed,
     NoMoreTunnels,
@@ -103,6 +103,7 @@ class Broker:
         self._store = store
         self._plane = plane
         self._nonce = nonce
+        self._mechanisms: MechanismFactory = self._mechanism  # Bound once for all negotiations.
         self._bus = bus
         self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
         self._pool_usage: Mapping[str, tuple[int, int]] = {}
@@ -132,7 +133,7 @@ class Broker:
     def welcome(self, link: Link) -> Visitor:
         """Open a negotiation for an admitted newcomer."""
         now = self._clock.monotonic()
-        return Visitor(link, Negotiation(self.capability, self._mechanism, self._policy.negotiation_timeout, now))
+        return Visitor(link, Negotiation(self.capability, self._mechanisms, self._policy.negotiation_timeout, now))
 
     def _mechanism(self, name: str, version: tuple[int, ...]) -> Mechanism | None:
         if name not in self._policy.mechanisms:

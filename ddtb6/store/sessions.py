@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, TypeVar
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.broker.ports import Ending, Lease, Opening, PastSession, Session, Terms
@@ -21,7 +22,10 @@ from ddtb6.store import terms
 from ddtb6.tunnel.reasons import EndReason, Refusal
 from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 
+T = TypeVar("T")
+
 _NO_COUNTERS = Counters()
+_NOTHING_COUNTED = (0, 0, 0, 0, None)
 _REFUSALS = {each.value: each for each in Refusal}
 _REASONS = {each.value: each for each in EndReason}
 
@@ -200,6 +204,8 @@ def _counted(counters: Counters) -> tuple[int, int, int, int, str | None]:
 
 def counters(row: tuple[Any, ...]) -> Counters:
     """The Counters in a row of the columns that are named so."""
+    if row == _NOTHING_COUNTED:
+        return _NO_COUNTERS
     packets_in, octets_in, packets_out, octets_out, text = row
     # A newer release may have counted for reasons that this one has no name for.
     refused = {_REFUSALS[name]: n for name, n in json.loads(text).items() if name in _REFUSALS} if text else {}
@@ -215,6 +221,12 @@ def _prefix(start: bytes | None, length: int | None) -> IPv6Network | None:
     return None if start is None else IPv6Network((start, length))
 
 
+@lru_cache(maxsize=256, typed=True)
+def _shared(value: T) -> T:
+    """The one object of what thousands of live sessions have in common."""
+    return value
+
+
 def session(row: tuple[Any, ...]) -> Session:
     """The Session in a row of `COLUMNS`."""
     tunnel, owner, user, remote, remote_port, local, local_port, address, prefix, length = row[:10]
@@ -222,15 +234,25 @@ def session(row: tuple[Any, ...]) -> Session:
     spec = TunnelSpec(
         tunnel,
         Encapsulation(encapsulation),
-        Endpoint(local, local_port),
+        _shared(Endpoint(local, local_port)),
         Endpoint(remote, remote_port),
         IPv6Address(address),
         _prefix(prefix, length),
         mtu,
         tuple(map(IPv6Network, json.loads(routes))) if routes else (),
     )
-    carried = counters(row[18:])
-    return Session(tunnel, owner, user, spec, mechanism, client_version, idle_limit, started, carried, terms.read(said))
+    return Session(
+        tunnel,
+        owner,
+        user,
+        spec,
+        _shared(mechanism),
+        _shared(client_version),
+        _shared(idle_limit),
+        started,
+        counters(row[18:]),
+        terms.read(said),
+    )
 
 
 def _past(row: tuple[Any, ...]) -> PastSession:

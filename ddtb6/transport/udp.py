@@ -41,6 +41,9 @@ _READ: dict[codec.Phase, Callable[[bytes], Request]] = {
 _BUSY = codec.write_status(ServerBusy().line)
 _OPENING = b"VERSION="
 
+Path = tuple[Carrier, Endpoint, Endpoint]
+"""What a `Link` is equal to; quicker to make for a look at the peers."""
+
 DataSink = Callable[[bytes, Endpoint, Endpoint], None]
 """Called with (datagram, local, remote) for what is tunnelled."""
 
@@ -90,8 +93,8 @@ class UdpSignalling:
         self._clock = clock
         self._data = data
         self._most = most
-        self._peers: OrderedDict[tuple[Endpoint, Endpoint], Peer] = OrderedDict()
-        self._wheel: Wheel[tuple[Endpoint, Endpoint]] = Wheel(clock.monotonic())
+        self._peers: OrderedDict[Path, Peer] = OrderedDict()
+        self._wheel: Wheel[Path] = Wheel(clock.monotonic())
 
     def __len__(self) -> int:
         """Peers, those included whose negotiation is over and that are kept for duplicates."""
@@ -108,10 +111,10 @@ class UdpSignalling:
 
     def _signalling(self, socket: UdpSocket, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
         header, text = framing.unpack(datagram)
-        key = (local, remote)
-        peer = self._peers.get(key)
+        path = (Carrier.UDP, local, remote)
+        peer = self._peers.get(path)
         if peer is None or peer.exchange.opens_again(header, text):
-            link = Link(Carrier.UDP, local, remote)
+            link = Link._make(path)
             if text[: len(_OPENING)].upper() != _OPENING:
                 if text.startswith(framing.ECHO_REQUEST) and self._broker.may_echo(link):
                     socket.send(framing.echo_reply(header), local, remote)
@@ -123,12 +126,12 @@ class UdpSignalling:
                 return
             now = self._clock.monotonic()
             if peer is None:
-                self._wheel.schedule(key, now + LINGER)
+                self._wheel.schedule(link, now + LINGER)
             else:
                 peer.forgotten = True
             # A restarted client takes over its own mapping. The tunnel it may have stays until it has logged in again:
             # whoever can send one datagram with its address could end it otherwise.
-            peer = self._peers[key] = Peer(socket, self._broker.welcome(link), now)
+            peer = self._peers[link] = Peer(socket, self._broker.welcome(link), now)
         match peer.exchange.receive(header, text, len(datagram)):
             case framing.Fresh(text):
                 phase = peer.visitor.negotiation.phase

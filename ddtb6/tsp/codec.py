@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from ddtb6.addressing.endpoint import Encapsulation
@@ -49,10 +50,17 @@ _STATUS = re.compile(rb"([0-9]{3,4})(?:[ \t]+([^\r\n\0]*))?(?:\r?\n|\Z)")
 def read_version(text: bytes) -> Version | Malformed:
     """A VERSION line, its end optional. Malformed with 302 when it is one that cannot be read, so clients fall back."""
     line = text[: LONGEST_LINE + 1].strip(_BLANK)
-    match = _VERSION.fullmatch(line)
-    if match is not None:
-        return Version(match[1].decode("ascii"))
+    version = _version(line)
+    if version is not None:
+        return version
     return Malformed(UnsupportedVersion() if line[:8].upper() == b"VERSION=" else InvalidRequest())
+
+
+@lru_cache(maxsize=64)
+def _version(line: bytes) -> Version | None:
+    """Remembered: all clients of a version say the same, and every session keeps it."""
+    match = _VERSION.fullmatch(line)
+    return None if match is None else Version(match[1].decode("ascii"))
 
 
 def read_authenticate(text: bytes) -> Authenticate | Malformed:

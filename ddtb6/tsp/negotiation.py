@@ -77,6 +77,7 @@ class Negotiation:
         "_timeout",
         "_token",
         "deadline",
+        "mechanism",
         "state",
         "version",
     )
@@ -91,7 +92,9 @@ class Negotiation:
         self._timeout = timeout
         self._capability = capability
         self._mechanisms = mechanisms
-        self._mechanism: Mechanism | None = None
+        self.mechanism = ""
+        """The SASL mechanism that the client chose; empty before it did."""
+        self._mechanism: Mechanism | None = None  # while it waits for the client's response
         self._token = 0
         self._came_from = State.COMMAND
 
@@ -104,11 +107,6 @@ class Negotiation:
     def phase(self) -> codec.Phase | None:
         """How to read the client's next message; None while busy or ended."""
         return PHASE.get(self.state)
-
-    @property
-    def mechanism(self) -> str:
-        """The SASL mechanism in use; empty before one was chosen."""
-        return self._mechanism.name if self._mechanism else ""
 
     def step(self, event: Input, now: float) -> Sequence[Effect]:
         """Take one input at monotonic second `now`; returns the effects in the order to perform them."""
@@ -132,19 +130,22 @@ class Negotiation:
         return (Reply(codec.write_capability(self._capability)),)
 
     def _choose_mechanism(self, choice: Authenticate) -> Sequence[Effect]:
-        self._mechanism = self._mechanisms(choice.mechanism, Version(self.version).number)
-        if self._mechanism is None:
+        mechanism = self._mechanisms(choice.mechanism, Version(self.version).number)
+        if mechanism is None:
             return self._end(AuthenticationFailed())
-        opening = self._mechanism.start()
+        self.mechanism = mechanism.name
+        opening = mechanism.start()
         if isinstance(opening, bytes):
+            self._mechanism = mechanism
             self.state = State.RESPONSE
             return (Reply(opening),)
         return self._ask(Judge(opening), State.VERIFYING)
 
     def _take_response(self, response: SaslResponse) -> Sequence[Effect]:
-        assert self._mechanism is not None, "RESPONSE is entered with a mechanism"
+        mechanism, self._mechanism = self._mechanism, None
+        assert mechanism is not None, "RESPONSE is entered with a mechanism"
         try:
-            credentials = self._mechanism.respond(response.data)
+            credentials = mechanism.respond(response.data)
         except SaslError:
             return self._end(AuthenticationFailed())
         return self._ask(Judge(credentials), State.VERIFYING)
