@@ -94,11 +94,12 @@ vm: $(READY)  ## a shell in a virtual machine, a stock Debian kernel with the mo
 	@$(vm_headers)
 	@$(BIN)/python tests/support/vm.py --kernel $(VM_KERNEL) --utun --shell
 
-docs: $(READY)  ## draw the state diagram of docs/negotiation.md again
+docs: $(READY)  ## write what is drawn from the source: manual pages, the state diagram of docs/negotiation.md
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \
 	  page = pathlib.Path("docs/negotiation.md"); old = page.read_text(); \
 	  page.write_text(re.sub(r"(?s)(?<=```mermaid\n).*?(?=```)", lambda _: diagram(), old))'
-	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py"
+	@$(BIN)/python docs/man.py
+	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py, docs/man/ is written by docs/man.py"
 
 clean:  ## remove the virtual environment, caches, built files and the development state
 	@echo "clean: removing .venv, caches, build/, dist/, run/"
