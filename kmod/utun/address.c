@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Which inner addresses may pass: BCP 38 for a peer's sources, RFC 6324 for loops through other tunnels.
+ * Which inner addresses may pass: BCP 38 for a peer's sources, RFC 6324 for loops through other
+ * tunnels.
  */
 #include <linux/inetdevice.h>
 #include <net/route.h>
@@ -34,9 +35,10 @@ static bool utun_address_is_ours(struct net *outer, __be32 address)
 }
 
 /*
- * Whether one of our own IPv4 addresses is in the address: packets to it come back through another tunnel, larger each
- * time. RFC 6324 section 3: 6to4 (2002:V4ADDR::/48), ISATAP (interface identifier [02]00:5efe:V4ADDR), Teredo
- * (2001:0:SERVER:FLAGS:PORT:~CLIENT), and NAT64 (64:ff9b::V4ADDR, RFC 6052).
+ * Whether one of our own IPv4 addresses is in the address: packets to it come back through another
+ * tunnel, larger each time. RFC 6324 section 3: 6to4 (2002:V4ADDR::/48), ISATAP (interface
+ * identifier [02]00:5efe:V4ADDR), Teredo (2001:0:SERVER:FLAGS:PORT:~CLIENT), and NAT64
+ * (64:ff9b::V4ADDR, RFC 6052).
  */
 static bool utun_address_loops(struct net *outer, const struct in6_addr *address)
 {
@@ -49,7 +51,8 @@ static bool utun_address_loops(struct net *outer, const struct in6_addr *address
 		if (utun_address_is_ours(outer, word[3]))
 			return true;
 	if (unlikely(word[0] == htonl(0x20010000)))
-		return utun_address_is_ours(outer, word[1]) || utun_address_is_ours(outer, ~word[3]);
+		return utun_address_is_ours(outer, word[1]) ||
+		       utun_address_is_ours(outer, ~word[3]);
 	if (unlikely(word[0] == htonl(0x0064ff9b) && !word[1] && !word[2]))
 		return utun_address_is_ours(outer, word[3]);
 	return false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between kernels 6.1 and later. Kbuild looks for features in the headers and defines UTUN_HAVE_*; nothing
- * outside of this file asks for them, and the code is written for the newest.
+ * What differs between kernels 6.1 and later. Kbuild looks for features in the headers and defines
+ * UTUN_HAVE_*; nothing outside of this file asks for them, and the code is written for the newest.
  */
 #ifndef _UTUN_COMPAT_H
 #define _UTUN_COMPAT_H
@@ -14,13 +14,15 @@
 #include <net/rtnetlink.h>
 #include <net/udp_tunnel.h>
 
-/* 6.15: the arguments of newlink became a struct. UTUN_NEWLINK_NET is the namespace in which the request was made. */
+/* 6.15: the arguments of newlink became a struct. UTUN_NEWLINK_NET: where the request was made. */
 #ifdef UTUN_HAVE_NEWLINK_PARAMS
-#define UTUN_NEWLINK_ARGS struct net_device *dev, struct rtnl_newlink_params *params, struct netlink_ext_ack *extack
+#define UTUN_NEWLINK_ARGS \
+	struct net_device *dev, struct rtnl_newlink_params *params, struct netlink_ext_ack *extack
 #define UTUN_NEWLINK_NET rtnl_newlink_link_net(params)
 #else
-#define UTUN_NEWLINK_ARGS struct net *src_net, struct net_device *dev, struct nlattr *tb[], struct nlattr *data[], \
-			  struct netlink_ext_ack *extack
+#define UTUN_NEWLINK_ARGS \
+	struct net *src_net, struct net_device *dev, struct nlattr *tb[], struct nlattr *data[], \
+	struct netlink_ext_ack *extack
 #define UTUN_NEWLINK_NET src_net
 #endif
 
@@ -34,7 +36,7 @@ static inline void utun_compat_lltx(struct net_device *dev)
 #endif
 }
 
-/* 6.9, and stable branches: the core allocates dev->tstats. Before, the device does, in ndo_init, and frees. */
+/* 6.9, and stable branches: the core allocates and frees dev->tstats. Before, the device does. */
 static inline int utun_compat_stats_init(struct net_device *dev)
 {
 #ifdef UTUN_HAVE_PCPU_STAT_TYPE
@@ -75,9 +77,9 @@ static inline struct nlattr **utun_compat_dump_attrs(struct netlink_callback *cb
 
 /* 6.1: which operations are new enough for strict checks. */
 #ifdef UTUN_HAVE_RESV_START_OP
-#define UTUN_RESV_START_OP(op) .resv_start_op = (op),
+#define UTUN_STRICT_FROM(op) .resv_start_op = (op),
 #else
-#define UTUN_RESV_START_OP(op)
+#define UTUN_STRICT_FROM(...)
 #endif
 
 /* 6.7, and stable branches: who may listen to a group. Before, everybody may. */
@@ -98,19 +100,21 @@ static inline void utun_compat_setup_sock(struct socket *sock, struct udp_tunnel
 }
 
 /* 6.17: one more argument. */
-static inline void utun_compat_udp_xmit(struct rtable *rt, struct sock *sk, struct sk_buff *skb, __be32 src, __be32 dst,
-					__u8 tos, __u8 ttl, __be16 df, __be16 src_port, __be16 dst_port, bool xnet,
-					bool nocheck)
+static inline void utun_compat_udp_xmit(struct rtable *rt, struct sock *sk, struct sk_buff *skb,
+					__be32 src, __be32 dst, __u8 tos, __u8 ttl, __be16 df,
+					__be16 src_port, __be16 dst_port, bool xnet, bool nocheck)
 {
 #ifdef UTUN_HAVE_UDP_XMIT_IPCB
-	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, src_port, dst_port, xnet, nocheck, 0);
+	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, src_port, dst_port, xnet, nocheck,
+			    0);
 #else
 	udp_tunnel_xmit_skb(rt, sk, skb, src, dst, tos, ttl, df, src_port, dst_port, xnet, nocheck);
 #endif
 }
 
-static inline void utun_compat_ip_xmit(struct rtable *rt, struct sk_buff *skb, __be32 src, __be32 dst, __u8 proto,
-				       __u8 tos, __u8 ttl, __be16 df, bool xnet)
+static inline void utun_compat_ip_xmit(struct rtable *rt, struct sk_buff *skb, __be32 src,
+				       __be32 dst, __u8 proto, __u8 tos, __u8 ttl, __be16 df,
+				       bool xnet)
 {
 #ifdef UTUN_HAVE_IPTUNNEL_XMIT_IPCB
 	iptunnel_xmit(NULL, rt, skb, src, dst, proto, tos, ttl, df, xnet, 0);

@@ -2,9 +2,10 @@
 /*
  * The life of the network device.
  *
- * It may end in four ways: a request, the end of its namespace, the end of the namespace it was made in, and the
- * module's. All come to utun_netdev_uninit(), under RTNL. Requests by netlink do not hold RTNL, so one may have found
- * the device just before; @dead tells it that it came too late.
+ * It may end in four ways: a request, the end of its namespace, the end of the namespace it was
+ * made in, and the module's. All come to utun_netdev_uninit(), under RTNL. Requests by netlink do
+ * not hold RTNL, so one may have found the device just before; @dead tells it that it came too
+ * late.
  */
 #include <linux/ethtool.h>
 #include <linux/if_arp.h>
@@ -23,7 +24,7 @@ unsigned int utun_net_id __read_mostly;
 
 static struct rtnl_link_ops utun_netdev_link_ops;
 
-/* Follows a peer to its new port. The table may have changed since the packet came, so everything is asked again. */
+/* Follows a peer to its new port. All is asked again: much may have changed since the packet. */
 static void utun_netdev_move(struct work_struct *work)
 {
 	struct utun *ut = container_of(work, struct utun, move_work);
@@ -169,8 +170,8 @@ static const struct device_type utun_netdev_type = { .name = KBUILD_MODNAME };
 
 static void utun_netdev_setup(struct net_device *dev)
 {
-	const netdev_features_t features = NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_HIGHDMA | NETIF_F_HW_CSUM |
-					   NETIF_F_RXCSUM | NETIF_F_GSO_SOFTWARE;
+	const netdev_features_t features = NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_HIGHDMA |
+					   NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_GSO_SOFTWARE;
 
 	dev->netdev_ops = &utun_netdev_ops;
 	dev->ethtool_ops = &utun_netdev_ethtool_ops;
@@ -231,7 +232,7 @@ static int __net_init utun_netdev_net_init(struct net *net)
 	return 0;
 }
 
-/* Devices in a namespace that ends are deleted by the core; these are those made in it that are elsewhere. */
+/* The core deletes devices in a namespace that ends. These were made in it and moved elsewhere. */
 static void __net_exit utun_netdev_net_exit(struct list_head *nets)
 {
 	struct utun *ut;

@@ -30,14 +30,14 @@ struct utun_drops {
 struct utun {
 	struct net_device	*dev;
 	struct utun_table	table;		/* changed under @lock, read under RCU */
-	struct list_head	sockets;	/* of struct utun_socket; under utun_socket_lock, read under RCU */
-	u32			n_sockets;	/* the same */
+	struct list_head	sockets;	/* under utun_socket_lock, read under RCU */
+	u32			n_sockets;	/* under utun_socket_lock */
 	struct gro_cells	cells;
 	struct utun_drops __percpu *drops;
-	struct net		*outer;		/* where protocol 41 is; the device goes before it does */
+	struct net		*outer;		/* where protocol 41 is; outlives the device */
 	struct list_head	outer_node;	/* of struct utun_net; under RTNL, read under RCU */
 	struct mutex		lock;		/* inside RTNL, outside utun_socket_lock */
-	bool			dead;		/* under @lock: the device takes no peers and sockets any more */
+	bool			dead;		/* under @lock: takes no peers and sockets now */
 	struct ratelimit_state	events;
 	struct work_struct	move_work;	/* moves the peer below */
 	spinlock_t		move_lock;	/* protects the next three */

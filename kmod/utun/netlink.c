@@ -2,7 +2,8 @@
 /*
  * The generic netlink family: messages to structs and back. What it means is in uapi/utun.h.
  *
- * Requests do not hold RTNL; each takes its device's lock and asks whether the device is still there.
+ * Requests do not hold RTNL; each takes its device's lock and asks whether the device is still
+ * there.
  */
 #include <net/genetlink.h>
 #include <net/sock.h>
@@ -28,13 +29,15 @@ static int utun_netlink_check_prefix(const struct nlattr *attr, struct netlink_e
 	struct in6_addr address, masked;
 
 	memcpy(&address, prefix->address, sizeof(address));
-	if (!prefix->length || prefix->length > 128 || memchr_inv(prefix->reserved, 0, sizeof(prefix->reserved))) {
+	if (!prefix->length || prefix->length > 128 ||
+	    memchr_inv(prefix->reserved, 0, sizeof(prefix->reserved))) {
 		NL_SET_ERR_MSG_ATTR(extack, attr, "the length of a prefix is 1 to 128");
 		return -EINVAL;
 	}
 	ipv6_addr_prefix(&masked, &address, prefix->length);
 	if (!ipv6_addr_equal(&masked, &address)) {
-		NL_SET_ERR_MSG_ATTR(extack, attr, "the address of the prefix has bits behind its length");
+		NL_SET_ERR_MSG_ATTR(extack, attr,
+				    "the address of the prefix has bits behind its length");
 		return -EINVAL;
 	}
 	return 0;
@@ -47,13 +50,15 @@ static struct netlink_range_validation utun_netlink_mtu_range = {
 
 static const struct nla_policy utun_netlink_peer_policy[UTUN_PEER_A_MAX + 1] = {
 	[UTUN_PEER_A_ID] = NLA_POLICY_MIN(NLA_U32, 1),
-	[UTUN_PEER_A_TRANSPORT] = NLA_POLICY_RANGE(NLA_U8, UTUN_TRANSPORT_UDP, UTUN_TRANSPORT_SIXINFOUR),
+	[UTUN_PEER_A_TRANSPORT] =
+		NLA_POLICY_RANGE(NLA_U8, UTUN_TRANSPORT_UDP, UTUN_TRANSPORT_SIXINFOUR),
 	[UTUN_PEER_A_LOCAL4] = { .type = NLA_BE32 },
 	[UTUN_PEER_A_LOCAL_PORT] = { .type = NLA_BE16 },
 	[UTUN_PEER_A_REMOTE4] = { .type = NLA_BE32 },
 	[UTUN_PEER_A_REMOTE_PORT] = { .type = NLA_BE16 },
 	[UTUN_PEER_A_MTU] = NLA_POLICY_FULL_RANGE(NLA_U16, &utun_netlink_mtu_range),
-	[UTUN_PEER_A_FLAGS] = NLA_POLICY_MASK(NLA_U32, UTUN_PEER_F_NO_CHECKSUM | UTUN_PEER_F_ROAM_PORT),
+	[UTUN_PEER_A_FLAGS] =
+		NLA_POLICY_MASK(NLA_U32, UTUN_PEER_F_NO_CHECKSUM | UTUN_PEER_F_ROAM_PORT),
 	[UTUN_PEER_A_PREFIX] = NLA_POLICY_EXACT_LEN(sizeof(struct utun_prefix)),
 };
 
@@ -64,7 +69,8 @@ static const struct nla_policy utun_netlink_id_policy[UTUN_PEER_A_ID + 1] = {
 
 /* --- devices ------------------------------------------------------------------------------- */
 
-static struct utun *utun_netlink_find(struct net *net, struct nlattr **attrs, struct netlink_ext_ack *extack)
+static struct utun *utun_netlink_find(struct net *net, struct nlattr **attrs,
+				      struct netlink_ext_ack *extack)
 {
 	struct net_device *dev;
 
@@ -79,15 +85,14 @@ static struct utun *utun_netlink_find(struct net *net, struct nlattr **attrs, st
 	}
 	if (!utun_netdev_is(dev)) {
 		dev_put(dev);
-		NL_SET_ERR_MSG_ATTR(extack, attrs[UTUN_A_IFINDEX], "the device is not of type utun");
+		NL_SET_ERR_MSG_ATTR(extack, attrs[UTUN_A_IFINDEX],
+				    "the device is not of type utun");
 		return ERR_PTR(-EOPNOTSUPP);
 	}
 	return netdev_priv(dev);
 }
 
-/*
- * The device that a request names, held and locked, or an error pointer.
- */
+/* The device that a request names, held and locked, or an error pointer. */
 static struct utun *utun_netlink_lock(struct genl_info *info)
 {
 	struct utun *ut = utun_netlink_find(genl_info_net(info), info->attrs, info->extack);
@@ -114,19 +119,21 @@ static void utun_netlink_unlock(struct utun *ut)
 
 static int utun_netlink_put_ends(struct sk_buff *msg, const struct utun_ends *ends)
 {
-	int ret;
-
-	ret = nla_put_u8(msg, UTUN_PEER_A_TRANSPORT, ends->transport) ?:
-	      nla_put_in_addr(msg, UTUN_PEER_A_LOCAL4, ends->local) ?:
-	      nla_put_in_addr(msg, UTUN_PEER_A_REMOTE4, ends->remote);
-	if (ret || ends->transport != UTUN_TRANSPORT_UDP)
-		return ret;
-	return nla_put_be16(msg, UTUN_PEER_A_LOCAL_PORT, ends->local_port) ?:
-	       nla_put_be16(msg, UTUN_PEER_A_REMOTE_PORT, ends->remote_port);
+	if (nla_put_u8(msg, UTUN_PEER_A_TRANSPORT, ends->transport) ||
+	    nla_put_in_addr(msg, UTUN_PEER_A_LOCAL4, ends->local) ||
+	    nla_put_in_addr(msg, UTUN_PEER_A_REMOTE4, ends->remote))
+		return -EMSGSIZE;
+	if (ends->transport != UTUN_TRANSPORT_UDP)
+		return 0;
+	if (nla_put_be16(msg, UTUN_PEER_A_LOCAL_PORT, ends->local_port) ||
+	    nla_put_be16(msg, UTUN_PEER_A_REMOTE_PORT, ends->remote_port))
+		return -EMSGSIZE;
+	return 0;
 }
 
-/* @reason is the first of @count reasons. */
-static int utun_netlink_put_drops(struct sk_buff *msg, int attr, int pad, const u64 *drops, int count)
+/* Those of @count reasons that are not 0, in a nest that is absent if all are. */
+static int utun_netlink_put_drops(struct sk_buff *msg, int attr, int pad, const u64 *drops,
+				  int count)
 {
 	struct nlattr *nest = NULL;
 	int at;
@@ -155,7 +162,8 @@ static int utun_netlink_put_peer(struct sk_buff *msg, const struct utun_peer *pe
 	if (!nest)
 		return -EMSGSIZE;
 	if (nla_put_u32(msg, UTUN_PEER_A_ID, peer->id) || utun_netlink_put_ends(msg, &peer->ends) ||
-	    nla_put_u16(msg, UTUN_PEER_A_MTU, peer->mtu) || nla_put_u32(msg, UTUN_PEER_A_FLAGS, peer->flags))
+	    nla_put_u16(msg, UTUN_PEER_A_MTU, peer->mtu) ||
+	    nla_put_u32(msg, UTUN_PEER_A_FLAGS, peer->flags))
 		goto err_cancel;
 	for (at = 0; at < peer->n_nodes; at++) {
 		struct utun_prefix prefix = { .length = peer->nodes[at].length };
@@ -173,7 +181,8 @@ static int utun_netlink_put_peer(struct sk_buff *msg, const struct utun_peer *pe
 	if (stats.seen &&
 	    nla_put_u64_64bit(msg, UTUN_PEER_A_LAST_RX, stats.last_rx_msecs, UTUN_PEER_A_PAD))
 		goto err_cancel;
-	if (utun_netlink_put_drops(msg, UTUN_PEER_A_DROPS, UTUN_DROP_PAD, stats.drops, UTUN_PEER_DROPS))
+	if (utun_netlink_put_drops(msg, UTUN_PEER_A_DROPS, UTUN_DROP_PAD, stats.drops,
+				   UTUN_PEER_DROPS))
 		goto err_cancel;
 	nla_nest_end(msg, nest);
 	return 0;
@@ -189,8 +198,8 @@ static size_t utun_netlink_peer_size(u32 n_prefixes)
 	return nla_total_size(0) + 2 * nla_total_size(sizeof(u32)) + nla_total_size(sizeof(u8)) +
 	       2 * nla_total_size(sizeof(__be32)) + 3 * nla_total_size(sizeof(u16)) +
 	       n_prefixes * nla_total_size(sizeof(struct utun_prefix)) +
-	       5 * nla_total_size_64bit(sizeof(u64)) +
-	       nla_total_size(0) + UTUN_PEER_DROPS * nla_total_size_64bit(sizeof(u64));
+	       5 * nla_total_size_64bit(sizeof(u64)) + nla_total_size(0) +
+	       UTUN_PEER_DROPS * nla_total_size_64bit(sizeof(u64));
 }
 
 /* --- what a peer shall be ------------------------------------------------------------------ */
@@ -212,7 +221,8 @@ static int utun_netlink_parse_prefixes(const struct nlattr *nest, struct utun_pe
 			config->n_prefixes = 0;
 		first = false;
 		for (at = 0; at < config->n_prefixes; at++)
-			if (!memcmp(&config->prefixes[at], nla_data(attr), sizeof(struct utun_prefix)))
+			if (!memcmp(&config->prefixes[at], nla_data(attr),
+				    sizeof(struct utun_prefix)))
 				break;
 		if (at < config->n_prefixes)
 			continue;
@@ -220,7 +230,8 @@ static int utun_netlink_parse_prefixes(const struct nlattr *nest, struct utun_pe
 			NL_SET_ERR_MSG_ATTR(extack, attr, "a peer has 64 prefixes at most");
 			return -E2BIG;
 		}
-		memcpy(&config->prefixes[config->n_prefixes++], nla_data(attr), sizeof(struct utun_prefix));
+		memcpy(&config->prefixes[config->n_prefixes++], nla_data(attr),
+		       sizeof(struct utun_prefix));
 	}
 	return 0;
 }
@@ -228,9 +239,11 @@ static int utun_netlink_parse_prefixes(const struct nlattr *nest, struct utun_pe
 static int utun_netlink_check_ends(const struct utun_ends *ends, const struct nlattr *nest,
 				   struct netlink_ext_ack *extack)
 {
-	if (!ends->local || !ends->remote || ipv4_is_multicast(ends->local) || ipv4_is_multicast(ends->remote) ||
-	    ipv4_is_lbcast(ends->local) || ipv4_is_lbcast(ends->remote)) {
-		NL_SET_ERR_MSG_ATTR(extack, nest, "a peer needs a local and a remote address, each of one host");
+	if (!ends->local || !ends->remote || ipv4_is_multicast(ends->local) ||
+	    ipv4_is_multicast(ends->remote) || ipv4_is_lbcast(ends->local) ||
+	    ipv4_is_lbcast(ends->remote)) {
+		NL_SET_ERR_MSG_ATTR(extack, nest,
+				    "a peer needs a local and a remote address, each of one host");
 		return -EINVAL;
 	}
 	if (ends->transport == UTUN_TRANSPORT_UDP ? !ends->local_port || !ends->remote_port :
@@ -276,8 +289,9 @@ static int utun_netlink_parse_peer(const struct nlattr *nest, struct nlattr **at
 }
 
 /* One UTUN_A_PEER of PEER_ADD (@change: PEER_SET). @config is scratch space. */
-static int utun_netlink_take_peer(struct utun *ut, struct genl_info *info, const struct nlattr *nest,
-				  struct utun_peer_config *config, bool change)
+static int utun_netlink_take_peer(struct utun *ut, struct genl_info *info,
+				  const struct nlattr *nest, struct utun_peer_config *config,
+				  bool change)
 {
 	struct nlattr *attrs[UTUN_PEER_A_MAX + 1];
 	struct netlink_ext_ack *extack = info->extack;
@@ -450,10 +464,12 @@ static int utun_netlink_parse_ids(struct genl_info *info, u32 *ids)
 		if (nla_type(attr) != UTUN_A_PEER)
 			continue;
 		if (count == UTUN_IDS_MAX) {
-			NL_SET_ERR_MSG_ATTR(info->extack, attr, "a message names 128 peers at most");
+			NL_SET_ERR_MSG_ATTR(info->extack, attr,
+					    "a message names 128 peers at most");
 			return -E2BIG;
 		}
-		ret = nla_parse_nested(attrs, UTUN_PEER_A_ID, attr, utun_netlink_id_policy, info->extack);
+		ret = nla_parse_nested(attrs, UTUN_PEER_A_ID, attr, utun_netlink_id_policy,
+				       info->extack);
 		if (ret)
 			return ret;
 		if (!attrs[UTUN_PEER_A_ID]) {
@@ -469,7 +485,7 @@ static int utun_netlink_parse_ids(struct genl_info *info, u32 *ids)
 	return count;
 }
 
-/* Answer with the peers that are named and there; @remove them as well, unless the answer cannot be written. */
+/* Answer with the peers that are named and there; @remove them as well. */
 static int utun_netlink_named_peers(struct genl_info *info, u8 command, bool remove)
 {
 	struct utun_peer *peer;
@@ -569,12 +585,13 @@ static int utun_netlink_peer_dump(struct sk_buff *skb, struct netlink_callback *
 	mutex_lock(&ut->lock);
 	cb->seq = ut->table.generation;
 	xa_for_each_start(&ut->table.ids, id, peer, cb->args[0]) {
-		head = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &utun_netlink_family,
-				   NLM_F_MULTI, UTUN_CMD_PEER_GET);
+		head = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq,
+				   &utun_netlink_family, NLM_F_MULTI, UTUN_CMD_PEER_GET);
 		if (!head)
 			break;
 		genl_dump_check_consistent(cb, head);
-		if (nla_put_u32(skb, UTUN_A_IFINDEX, ut->dev->ifindex) || utun_netlink_put_peer(skb, peer)) {
+		if (nla_put_u32(skb, UTUN_A_IFINDEX, ut->dev->ifindex) ||
+		    utun_netlink_put_peer(skb, peer)) {
 			genlmsg_cancel(skb, head);
 			break;
 		}
@@ -610,8 +627,8 @@ bool utun_netlink_listened(const struct utun *ut)
  *
  * From any context. Most are rate limited.
  */
-void utun_netlink_event(struct utun *ut, enum utun_event event, u32 id, const struct utun_ends *ends,
-			const struct in6_addr *inner)
+void utun_netlink_event(struct utun *ut, enum utun_event event, u32 id,
+			const struct utun_ends *ends, const struct in6_addr *inner)
 {
 	struct nlattr *nest;
 	struct sk_buff *msg;
@@ -625,16 +642,19 @@ void utun_netlink_event(struct utun *ut, enum utun_event event, u32 id, const st
 	if (!msg)
 		return;
 	head = genlmsg_put(msg, 0, 0, &utun_netlink_family, 0, UTUN_CMD_EVENT);
-	if (!head || nla_put_u32(msg, UTUN_A_IFINDEX, ut->dev->ifindex) || nla_put_u8(msg, UTUN_A_EVENT, event))
+	if (!head || nla_put_u32(msg, UTUN_A_IFINDEX, ut->dev->ifindex) ||
+	    nla_put_u8(msg, UTUN_A_EVENT, event))
 		goto err_free;
 	nest = nla_nest_start(msg, UTUN_A_PEER);
-	if (!nest || (id && nla_put_u32(msg, UTUN_PEER_A_ID, id)) || utun_netlink_put_ends(msg, ends))
+	if (!nest || (id && nla_put_u32(msg, UTUN_PEER_A_ID, id)) ||
+	    utun_netlink_put_ends(msg, ends))
 		goto err_free;
 	nla_nest_end(msg, nest);
 	if (inner && nla_put_in6_addr(msg, UTUN_A_INNER, inner))
 		goto err_free;
 	genlmsg_end(msg, head);
-	genlmsg_multicast_netns(&utun_netlink_family, dev_net(ut->dev), msg, 0, UTUN_NETLINK_EVENTS, GFP_ATOMIC);
+	genlmsg_multicast_netns(&utun_netlink_family, dev_net(ut->dev), msg, 0, UTUN_NETLINK_EVENTS,
+				GFP_ATOMIC);
 	return;
 
 err_free:
@@ -643,23 +663,27 @@ err_free:
 
 /* --- the family ---------------------------------------------------------------------------- */
 
+#define UTUN_NETLINK_DO(command, handler) \
+	{ .cmd = UTUN_CMD_##command, .flags = GENL_UNS_ADMIN_PERM, .doit = handler }
+
 static const struct genl_small_ops utun_netlink_ops[] = {
-	{ .cmd = UTUN_CMD_DEV_GET, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_dev_get },
-	{ .cmd = UTUN_CMD_SOCKET_ADD, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_socket_add },
-	{ .cmd = UTUN_CMD_SOCKET_DEL, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_socket_del },
-	{ .cmd = UTUN_CMD_PEER_ADD, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_peer_add },
-	{ .cmd = UTUN_CMD_PEER_SET, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_peer_set },
-	{ .cmd = UTUN_CMD_PEER_DEL, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_peer_del },
-	{ .cmd = UTUN_CMD_PEER_FLUSH, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_peer_flush },
-	{ .cmd = UTUN_CMD_PEER_GET, .flags = GENL_UNS_ADMIN_PERM, .doit = utun_netlink_peer_get,
-	  .dumpit = utun_netlink_peer_dump },
+	UTUN_NETLINK_DO(DEV_GET, utun_netlink_dev_get),
+	UTUN_NETLINK_DO(SOCKET_ADD, utun_netlink_socket_add),
+	UTUN_NETLINK_DO(SOCKET_DEL, utun_netlink_socket_del),
+	UTUN_NETLINK_DO(PEER_ADD, utun_netlink_peer_add),
+	UTUN_NETLINK_DO(PEER_SET, utun_netlink_peer_set),
+	UTUN_NETLINK_DO(PEER_DEL, utun_netlink_peer_del),
+	UTUN_NETLINK_DO(PEER_FLUSH, utun_netlink_peer_flush),
+	{
+		.cmd = UTUN_CMD_PEER_GET,
+		.flags = GENL_UNS_ADMIN_PERM,
+		.doit = utun_netlink_peer_get,
+		.dumpit = utun_netlink_peer_dump,
+	},
 };
 
 static const struct genl_multicast_group utun_netlink_groups[] = {
-	[UTUN_NETLINK_EVENTS] = {
-		.name = UTUN_MCGRP_EVENTS,
-		UTUN_MCGRP_ADMIN
-	},
+	[UTUN_NETLINK_EVENTS] = { .name = UTUN_MCGRP_EVENTS, UTUN_MCGRP_ADMIN },
 };
 
 static struct genl_family utun_netlink_family __ro_after_init = {
@@ -674,7 +698,7 @@ static struct genl_family utun_netlink_family __ro_after_init = {
 	.n_small_ops = ARRAY_SIZE(utun_netlink_ops),
 	.mcgrps = utun_netlink_groups,
 	.n_mcgrps = ARRAY_SIZE(utun_netlink_groups),
-	UTUN_RESV_START_OP(__UTUN_CMD_MAX)
+	UTUN_STRICT_FROM(__UTUN_CMD_MAX)
 };
 
 /**

@@ -15,7 +15,8 @@
  *
  * Return: the peer, which the caller owns, or NULL without memory.
  */
-struct utun_peer *utun_peer_create(const struct utun_peer_config *config, const struct utun_peer *old)
+struct utun_peer *utun_peer_create(const struct utun_peer_config *config,
+				   const struct utun_peer *old)
 {
 	struct utun_peer *peer;
 	int at, cpu;
@@ -42,7 +43,8 @@ struct utun_peer *utun_peer_create(const struct utun_peer_config *config, const 
 	peer->ends = config->ends;
 	peer->n_nodes = config->n_prefixes;
 	for (at = 0; at < peer->n_nodes; at++) {
-		memcpy(&peer->nodes[at].address, config->prefixes[at].address, sizeof(struct in6_addr));
+		memcpy(&peer->nodes[at].address, config->prefixes[at].address,
+		       sizeof(struct in6_addr));
 		peer->nodes[at].length = config->prefixes[at].length;
 		peer->nodes[at].peer = peer;
 	}
@@ -106,7 +108,8 @@ void utun_peer_config_of(const struct utun_peer *peer, struct utun_peer_config *
 	config->ends = peer->ends;
 	config->n_prefixes = peer->n_nodes;
 	for (at = 0; at < peer->n_nodes; at++) {
-		memcpy(config->prefixes[at].address, &peer->nodes[at].address, sizeof(struct in6_addr));
+		memcpy(config->prefixes[at].address, &peer->nodes[at].address,
+		       sizeof(struct in6_addr));
 		config->prefixes[at].length = peer->nodes[at].length;
 	}
 }

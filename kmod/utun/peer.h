@@ -2,9 +2,10 @@
 /*
  * A peer: who is at the other end of a tunnel and which inner addresses it has.
  *
- * A peer does not change while packets can see it: a change makes another peer of the same id, which takes over the
- * counters (struct utun_peer_cpu), and the tables swap the two. So a packet meets one or the other, nothing between.
- * There is no reference count. Packets hold a peer under RCU, everything else under the device's mutex.
+ * A peer does not change while packets can see it: a change makes another peer of the same id,
+ * which takes over the counters (struct utun_peer_cpu), and the tables swap the two. So a packet
+ * meets one or the other, nothing between. There is no reference count. Packets hold a peer under
+ * RCU, everything else under the device's mutex.
  */
 #ifndef _UTUN_PEER_H
 #define _UTUN_PEER_H
@@ -22,7 +23,7 @@ struct utun;
 /* Reasons that a peer counts; those behind them are the device's. */
 #define UTUN_PEER_DROPS UTUN_DROP_NOT_SENT
 
-/* The outer path: the key of peers. Ports are 0 with protocol 41. No padding: it is compared as octets. */
+/* The outer path, a key that is compared as octets: no padding. Ports are 0 with protocol 41. */
 struct utun_ends {
 	__be32	local;
 	__be32	remote;
@@ -50,7 +51,7 @@ struct utun_node {
 	struct rb_node		range;		/* under the device's mutex */
 };
 
-/* What a packet writes: on one cache line but for the drops. Written with bottom halves disabled. */
+/* What a packet writes, on one cache line but for the drops. Bottom halves are disabled. */
 struct utun_peer_cpu {
 	u64_stats_t		rx_packets;
 	u64_stats_t		rx_bytes;
@@ -68,8 +69,8 @@ struct utun_peer {
 	struct utun_ends	ends;
 	struct utun_peer_cpu __percpu *cpu;	/* handed on from one peer to the next of its id */
 	u32			id;
-	u32			path;		/* goes up when the ends change: cached routes are void */
-	u32			moved;		/* jiffies of the last change by UTUN_PEER_F_ROAM_PORT */
+	u32			path;		/* goes up with a change of @ends: voids routes */
+	u32			moved;		/* jiffies of the last roaming */
 	u16			mtu;
 	u8			flags;
 	u8			n_nodes;
@@ -87,7 +88,8 @@ struct utun_peer_stats {
 	u64	last_rx_msecs;			/* ago; only if @seen */
 };
 
-struct utun_peer *utun_peer_create(const struct utun_peer_config *config, const struct utun_peer *old);
+struct utun_peer *utun_peer_create(const struct utun_peer_config *config,
+				   const struct utun_peer *old);
 void utun_peer_discard(struct utun_peer *peer, bool with_counters);
 void utun_peer_retire(struct utun_peer *peer);
 void utun_peer_release(struct utun_peer *peer);

@@ -2,8 +2,9 @@
 /*
  * From outer packets to inner ones.
  *
- * An inner packet passes if its outer path is a peer's and its source is one of that peer's addresses. Nothing that
- * comes in here changes a peer (unless the peer asked for UTUN_PEER_F_ROAM_PORT), and nothing is answered.
+ * An inner packet passes if its outer path is a peer's and its source is one of that peer's
+ * addresses. Nothing that comes in here changes a peer (unless the peer asked for
+ * UTUN_PEER_F_ROAM_PORT), and nothing is answered.
  */
 #include <linux/udp.h>
 #include <net/gro.h>
@@ -19,18 +20,18 @@
 #include "stats.h"
 
 /* First four bits of a datagram: TSP's reliable-UDP header, and an IPv6 packet. */
-#define UTUN_NIBBLE_TSP		0xf
-#define UTUN_NIBBLE_IPV6	6
-/* A header that a little-endian client wrote in its own order has the former in its fourth octet, and 0 in the first. */
-#define UTUN_NIBBLE_LEGACY	0
-#define UTUN_TSP_HEADER		8
+#define UTUN_NIBBLE_TSP 0xf
+#define UTUN_NIBBLE_IPV6 6
+/* A header written in little-endian order: TSP's nibble is in the fourth octet, 0 in the first. */
+#define UTUN_NIBBLE_LEGACY 0
+#define UTUN_TSP_HEADER 8
 
 /**
  * utun_rx_deliver() - take an inner packet of a peer, or drop it
  * @ut: the device
  * @peer: the peer whose outer path it came on
- * @skb: the packet, skb->data @outer_length before the inner header, the outer IPv4 header at skb_network_header();
- *	consumed
+ * @skb: the packet, skb->data @outer_length before the inner header, the outer IPv4 header at
+ *skb_network_header(); consumed
  * @outer_length: octets between skb->data and the inner header
  * @outer: the namespace it came from
  *
@@ -98,7 +99,7 @@ drop:
 	utun_drop(ut, peer, skb, reason, false);
 }
 
-/* A packet of nobody's path. If a peer that may move to another port could have sent it, it is moved, in a while. */
+/* A packet of nobody's path. A peer that may roam and could have sent it is moved, in a while. */
 static void utun_rx_stranger(struct utun *ut, struct sk_buff *skb, const struct utun_ends *ends)
 {
 	const struct ipv6hdr *ip6;
@@ -154,8 +155,9 @@ int utun_rx_encap_rcv(struct sock *sk, struct sk_buff *skb)
 		if (skb->len < sizeof(struct udphdr) + UTUN_TSP_HEADER)
 			goto malformed;
 		head = skb_header_pointer(skb, sizeof(struct udphdr), sizeof(_head), _head);
-		if (head && (head[0] >> 4 == UTUN_NIBBLE_TSP ||
-			     (head[0] >> 4 == UTUN_NIBBLE_LEGACY && head[3] >> 4 == UTUN_NIBBLE_TSP)))
+		if (head &&
+		    (head[0] >> 4 == UTUN_NIBBLE_TSP ||
+		     (head[0] >> 4 == UTUN_NIBBLE_LEGACY && head[3] >> 4 == UTUN_NIBBLE_TSP)))
 			return 1;
 		goto malformed;
 	}

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Protocol 41: IPv6 in IPv4 without UDP (RFC 4213). There is no socket and no port; a peer is a pair of addresses.
+ * Protocol 41: IPv6 in IPv4 without UDP (RFC 4213). There is no socket and no port; a peer is a
+ * pair of addresses.
  *
- * We stand before sit in the queue for protocol 41 and take what comes on the path of a peer; all else goes on to sit, and
- * to its own tunnels.
+ * We stand before sit in the queue for protocol 41 and take what comes on the path of a peer; all
+ * else goes on to sit, and to its own tunnels.
  */
 #include <linux/icmp.h>
 #include <linux/skbuff.h>
@@ -23,7 +24,9 @@ static struct utun_peer *utun_sixinfour_peer(struct net *outer, __be32 local, __
 					     struct utun **found)
 {
 	const struct utun_ends ends = {
-		.local = local, .remote = remote, .transport = UTUN_TRANSPORT_SIXINFOUR,
+		.local = local,
+		.remote = remote,
+		.transport = UTUN_TRANSPORT_SIXINFOUR,
 	};
 	struct utun_net *here = net_generic(outer, utun_net_id);
 	struct utun_peer *peer;

@@ -2,8 +2,8 @@
 /*
  * Attaching and detaching UDP sockets. Not here: what is done with their datagrams (rx.c).
  *
- * A socket belongs to user space, which closes it when it likes. So there are two ways for it to go, a request and
- * encap_destroy(), and both end in utun_socket_undo() under utun_socket_lock.
+ * A socket belongs to user space, which closes it when it likes. So there are two ways for it to
+ * go, a request and encap_destroy(), and both end in utun_socket_undo() under utun_socket_lock.
  */
 #include <linux/file.h>
 #include <linux/net.h>
@@ -22,7 +22,7 @@
 /* A value of udp_sock.encap_type that nothing else has; user space can set those up to 7. */
 #define UTUN_ENCAP_TYPE 117
 
-/* Protects the sockets of all devices, and their sk_user_data. Innermost but for the socket's own lock. */
+/* Protects the sockets of all devices and their sk_user_data. Outside of lock_sock(). */
 static DEFINE_MUTEX(utun_socket_lock);
 
 static void utun_socket_ends(const struct sock *sk, struct utun_ends *ends)
@@ -221,8 +221,9 @@ struct utun_socket *utun_socket_of(struct utun *ut, const struct utun_ends *ends
 		if (inet_sk(sk)->inet_sport != ends->local_port)
 			continue;
 		if (sk->sk_family == AF_INET ?
-		    !inet_sk(sk)->inet_rcv_saddr || inet_sk(sk)->inet_rcv_saddr == ends->local :
-		    !ipv6_only_sock(sk) && ipv6_addr_any(&sk->sk_v6_rcv_saddr))
+			    !inet_sk(sk)->inet_rcv_saddr ||
+				    inet_sk(sk)->inet_rcv_saddr == ends->local :
+			    !ipv6_only_sock(sk) && ipv6_addr_any(&sk->sk_v6_rcv_saddr))
 			return us;
 	}
 	return NULL;

@@ -15,8 +15,8 @@ struct utun_ends;
 
 struct utun_socket {
 	struct sock		*sk;		/* held */
-	struct utun		*ut;		/* outlives this: it detaches all its sockets before it goes */
-	struct list_head	node;		/* of struct utun; under utun_socket_lock, read under RCU */
+	struct utun		*ut;		/* detaches its sockets before it goes */
+	struct list_head	node;		/* under utun_socket_lock, read under RCU */
 };
 
 int utun_socket_attach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack);

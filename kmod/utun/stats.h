@@ -12,7 +12,8 @@
 #include "trace.h"
 
 /* Bottom halves are disabled. @peer is NULL where the packet belongs to none. */
-static inline void utun_count_drop(struct utun *ut, const struct utun_peer *peer, enum utun_drop reason)
+static inline void utun_count_drop(struct utun *ut, const struct utun_peer *peer,
+				   enum utun_drop reason)
 {
 	if (peer && reason <= UTUN_PEER_DROPS) {
 		utun_peer_count_drop(peer, reason);
@@ -44,8 +45,8 @@ struct utun_size {
 };
 
 /*
- * What an inner packet is, or was, on the wire: one that stands for many segments had the headers of each.
- * skb->data is at the IPv6 header.
+ * What an inner packet is, or was, on the wire: one that stands for many segments had the headers
+ * of each. skb->data is at the IPv6 header.
  */
 static inline struct utun_size utun_size_of(const struct sk_buff *skb)
 {

@@ -2,9 +2,10 @@
 /*
  * Two hash tables that packets look things up in, and two ordered ones for netlink.
  *
- * Outer paths are chosen by strangers, so their hash is keyed with a secret. Inner addresses are found length by
- * length, longest first, and only among lengths in use, of which there are two or three. No two peers have an inner
- * address in common; that is what lets a source be held against the peer's own prefixes alone.
+ * Outer paths are chosen by strangers, so their hash is keyed with a secret. Inner addresses are
+ * found length by length, longest first, and only among lengths in use, of which there are two or
+ * three. No two peers have an inner address in common; that is what lets a source be held against
+ * the peer's own prefixes alone.
  */
 #include <linux/netlink.h>
 #include <linux/random.h>
@@ -33,8 +34,8 @@ static const struct rhashtable_params utun_table_ends_params = {
 };
 
 struct utun_table_prefix_key {
-	struct in6_addr	address;
-	u32		length;
+	struct in6_addr address;
+	u32 length;
 };
 
 static const struct rhashtable_params utun_table_prefix_params = {
@@ -51,7 +52,8 @@ void __init utun_table_setup(void)
 {
 	BUILD_BUG_ON(sizeof(struct utun_ends) != 16);
 	BUILD_BUG_ON(offsetof(struct utun_node, length) !=
-		     offsetof(struct utun_node, address) + offsetof(struct utun_table_prefix_key, length));
+		     offsetof(struct utun_node, address) +
+			     offsetof(struct utun_table_prefix_key, length));
 	get_random_bytes(&utun_table_key, sizeof(utun_table_key));
 }
 
@@ -151,7 +153,8 @@ struct utun_peer *utun_table_by_id(struct utun_table *table, u32 id)
 	return xa_load(&table->ids, id);
 }
 
-static int utun_table_compare(const struct in6_addr *address, u32 length, const struct utun_node *node)
+static int utun_table_compare(const struct in6_addr *address, u32 length,
+			      const struct utun_node *node)
 {
 	int order = memcmp(address, &node->address, sizeof(*address));
 
@@ -166,15 +169,17 @@ static void utun_table_range_add(struct utun_table *table, struct utun_node *nod
 		struct utun_node *other = rb_entry(*link, struct utun_node, range);
 
 		parent = *link;
-		link = utun_table_compare(&node->address, node->length, other) < 0 ? &parent->rb_left :
-										     &parent->rb_right;
+		link = utun_table_compare(&node->address, node->length, other) < 0 ?
+			       &parent->rb_left :
+			       &parent->rb_right;
 	}
 	rb_link_node(&node->range, parent, link);
 	rb_insert_color(&node->range, &table->ranges);
 }
 
 /* The first node at or behind an address. */
-static struct rb_node *utun_table_range_from(struct utun_table *table, const struct in6_addr *address)
+static struct rb_node *utun_table_range_from(struct utun_table *table,
+					     const struct in6_addr *address)
 {
 	struct rb_node *at = table->ranges.rb_node, *found = NULL;
 
@@ -271,7 +276,8 @@ static int utun_table_check(struct utun_table *table, struct utun_peer *peer,
  * @old: the peer of its id that is in the table, which the caller owns after success, or NULL
  * @extack: takes the reason of a refusal
  *
- * What can fail comes first, then new peers take the places of old ones, then what only the old one has goes.
+ * What can fail comes first, then new peers take the places of old ones, then what only the old one
+ * has goes.
  *
  * Return: 0, or a negative error with the table as it was.
  */
@@ -305,7 +311,8 @@ int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun
 
 	xa_store(&table->ids, peer->id, peer, GFP_KERNEL);
 	if (same_ends)
-		rhashtable_replace_fast(&table->ends, &old->hash, &peer->hash, utun_table_ends_params);
+		rhashtable_replace_fast(&table->ends, &old->hash, &peer->hash,
+					utun_table_ends_params);
 	for (at = 0; at < peer->n_nodes; at++) {
 		struct utun_node *node = &peer->nodes[at], *same = utun_table_same_node(old, node);
 
@@ -323,7 +330,8 @@ int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun
 	for (at = 0; old && at < old->n_nodes; at++) {
 		if (utun_table_same_node(peer, &old->nodes[at]))
 			continue;
-		rhashtable_remove_fast(&table->prefixes, &old->nodes[at].hash, utun_table_prefix_params);
+		rhashtable_remove_fast(&table->prefixes, &old->nodes[at].hash,
+				       utun_table_prefix_params);
 		rb_erase(&old->nodes[at].range, &table->ranges);
 		utun_table_length_drop(table, old->nodes[at].length);
 	}
@@ -336,7 +344,8 @@ err_remove_nodes:
 	for (undo = 0; undo < at; undo++) {
 		if (utun_table_same_node(old, &peer->nodes[undo]))
 			continue;
-		rhashtable_remove_fast(&table->prefixes, &peer->nodes[undo].hash, utun_table_prefix_params);
+		rhashtable_remove_fast(&table->prefixes, &peer->nodes[undo].hash,
+				       utun_table_prefix_params);
 		utun_table_length_drop(table, peer->nodes[undo].length);
 	}
 	if (!old)
@@ -357,7 +366,8 @@ void utun_table_remove(struct utun_table *table, struct utun_peer *peer)
 	xa_erase(&table->ids, peer->id);
 	rhashtable_remove_fast(&table->ends, &peer->hash, utun_table_ends_params);
 	for (at = 0; at < peer->n_nodes; at++) {
-		rhashtable_remove_fast(&table->prefixes, &peer->nodes[at].hash, utun_table_prefix_params);
+		rhashtable_remove_fast(&table->prefixes, &peer->nodes[at].hash,
+				       utun_table_prefix_params);
 		rb_erase(&peer->nodes[at].range, &table->ranges);
 		utun_table_length_drop(table, peer->nodes[at].length);
 	}

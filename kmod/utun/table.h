@@ -2,8 +2,8 @@
 /*
  * The peers of one device, found by outer path, by inner address and by id.
  *
- * Readers hold RCU. Whoever changes a table holds the device's mutex. What the find functions return is valid for as
- * long as the reader holds one of the two.
+ * Readers hold RCU. Whoever changes a table holds the device's mutex. What the find functions
+ * return is valid for as long as the reader holds one of the two.
  */
 #ifndef _UTUN_TABLE_H
 #define _UTUN_TABLE_H

@@ -17,17 +17,17 @@
 
 /* A packet on its way out, and what was found out about it. */
 struct utun_tx {
-	struct utun		*ut;
-	struct utun_peer	*peer;
-	struct sock		*sk;		/* NULL with protocol 41 */
-	struct net		*outer;
-	struct rtable		*rt;		/* held */
-	unsigned int		overhead;
+	struct utun *ut;
+	struct utun_peer *peer;
+	struct sock *sk; /* NULL with protocol 41 */
+	struct net *outer;
+	struct rtable *rt; /* held */
+	unsigned int overhead;
 };
 
 /*
- * The route to a peer: the one of this processor's last packet if it still holds, else a new one. dst_cache would do
- * the same with another allocation, and another cold cache line for each packet.
+ * The route to a peer: the one of this processor's last packet if it still holds, else a new one.
+ * dst_cache would do the same with another allocation, and another cold cache line for each packet.
  *
  * Return: a held route, or an error pointer.
  */
@@ -61,7 +61,7 @@ static struct rtable *utun_tx_route(const struct utun_tx *tx)
 	return rt;
 }
 
-/* The peer of a packet and all that can be said before there is a route. Return: 0 or the reason to drop. */
+/* Judges a packet as far as that takes no route. Return: 0 or the reason to drop it. */
 static enum utun_drop utun_tx_judge(struct utun_tx *tx, struct sk_buff *skb)
 {
 	struct utun *ut = tx->ut;
@@ -103,7 +103,7 @@ static bool utun_tx_fits(const struct utun_tx *tx, struct sk_buff *skb)
 {
 	unsigned int mtu = dst_mtu(&tx->rt->dst) - tx->overhead;
 
-	/* Every link carries 1280 octets (RFC 8200 section 5); below that the outer packet is fragmented. */
+	/* Every link carries 1280 octets (RFC 8200 section 5), if need be in outer fragments. */
 	mtu = max_t(unsigned int, min_t(unsigned int, mtu, tx->peer->mtu), IPV6_MIN_MTU);
 	if (skb_is_gso(skb) ? skb_gso_validate_network_len(skb, mtu) : skb->len <= mtu)
 		return true;
@@ -152,7 +152,7 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 	df = dst_mtu(&tx.rt->dst) >= IPV6_MIN_MTU + tx.overhead ? htons(IP_DF) : 0;
 	checksum = !(tx.peer->flags & UTUN_PEER_F_NO_CHECKSUM);
 	if (unlikely(skb_cow_head(skb, LL_RESERVED_SPACE(tx.rt->dst.dev) + tx.rt->dst.header_len +
-				       tx.overhead)))
+					       tx.overhead)))
 		goto drop_route;
 	if (unlikely(udp ? udp_tunnel_handle_offloads(skb, checksum) :
 			   iptunnel_handle_offloads(skb, SKB_GSO_IPXIP4)))
@@ -161,13 +161,15 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 	utun_peer_count_tx(tx.peer, size.packets, size.bytes);
 	if (udp) {
 		skb_set_inner_protocol(skb, htons(ETH_P_IPV6));
-		utun_compat_udp_xmit(tx.rt, tx.sk, skb, tx.peer->ends.local, tx.peer->ends.remote, tos, ttl,
-				     df, tx.peer->ends.local_port, tx.peer->ends.remote_port,
+		utun_compat_udp_xmit(tx.rt, tx.sk, skb, tx.peer->ends.local, tx.peer->ends.remote,
+				     tos, ttl, df, tx.peer->ends.local_port,
+				     tx.peer->ends.remote_port,
 				     utun_netdev_crosses(tx.ut, tx.outer), !checksum);
 	} else {
 		skb_set_inner_ipproto(skb, IPPROTO_IPV6);
-		utun_compat_ip_xmit(tx.rt, skb, tx.peer->ends.local, tx.peer->ends.remote, IPPROTO_IPV6, tos,
-				    ttl, df, utun_netdev_crosses(tx.ut, tx.outer));
+		utun_compat_ip_xmit(tx.rt, skb, tx.peer->ends.local, tx.peer->ends.remote,
+				    IPPROTO_IPV6, tos, ttl, df,
+				    utun_netdev_crosses(tx.ut, tx.outer));
 	}
 	rcu_read_unlock();
 	return NETDEV_TX_OK;
