@@ -127,13 +127,14 @@ class Tunnels:
         live = self._live.get(tunnel)
         if live is None:
             return False
+        await self._store.change_terms(tunnel, terms)
         idle_limit = live.session.idle_limit if terms.idle_limit is None else terms.idle_limit
         live.session = replace(live.session, terms=terms, idle_limit=idle_limit)
         live.ends_at = self._ends_at(live.session)
-        self._watch(live)
-        self._watch_interim(live)
-        await self._store.change_terms(tunnel, terms)
-        return True
+        if live in self._live:
+            self._watch(live)
+            self._watch_interim(live)
+        return live in self._live
 
     def _alive(self, session: ports.Session, *, nat: bool, established: bool) -> Live:
         now = self._clock.monotonic()

@@ -25,6 +25,8 @@ BURST = 64
 RECEIVE_BUFFER = 8 << 20
 """Octets of kernel buffer asked for: 50,000 clients that return at once send about 4 MB before the first is read."""
 LARGEST = 65535
+MOST_LOCALS = 1024
+"""Own addresses remembered at once; a host with a route of type local answers for whole networks."""
 
 Receiver = Callable[["UdpSocket", bytes, Endpoint, Endpoint], None]
 """Called with (socket, datagram, local, remote)."""
@@ -126,7 +128,7 @@ class UdpSocket:
         return True
 
     def _learn(self, octets: bytes) -> Endpoint:
-        """The local endpoint of an address seen for the first time. There are as many as this host has addresses."""
+        """The local endpoint of an address seen for the first time."""
         if self._bind.family == 4:
             text = socket.inet_ntop(socket.AF_INET, octets)
         else:
@@ -134,6 +136,9 @@ class UdpSocket:
             if octets[0] == 0xFE and octets[1] & 0xC0 == 0x80:
                 text = f"{text}%{_IN6_PKTINFO.unpack(octets)[1]}"
         local = Endpoint(text, self.port)
+        if len(self._locals) >= MOST_LOCALS:
+            self._locals.clear()
+            self._control.clear()
         self._locals[octets] = local
         return local
 
