@@ -184,7 +184,7 @@ class Broker:
                 error = AuthenticationFailed(message)
             case ports.NotMine():
                 why, error = "no authenticator knows the account", AuthenticationFailed()
-        self._bus.publish(events.LoginRefused(visitor.link, mechanism, why))
+        self._bus.publish(events.LoginRefused(visitor.link, mechanism, why, error.code))
         return Refused(token, error)
 
     async def _grant(self, visitor: Visitor, create: Create) -> Offer:
@@ -252,8 +252,9 @@ class Broker:
     def _idle_limit(self, terms: ports.Terms, *, keepalive: bool) -> float:
         if terms.idle_limit is not None:
             return terms.idle_limit
-        limit = self._policy.idle_limit if keepalive else SILENT_LIMIT
-        return max(limit, 5.0 * self._policy.keepalive) if limit else 0.0
+        if not self._policy.idle_limit:
+            return 0.0
+        return max(self._policy.idle_limit if keepalive else SILENT_LIMIT, 5.0 * self._policy.keepalive)
 
     def _settled(self, terms: ports.Terms) -> ports.Terms:
         """`terms` with the interim interval that holds."""

@@ -32,6 +32,8 @@ class LoginRefused:
     mechanism: str
     why: str
     """For the operator; the client was told less."""
+    code: int = 300
+    """Status code: 300, or 530 where nobody could judge."""
 
 
 @dataclass(frozen=True, slots=True)

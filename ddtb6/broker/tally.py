@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ddtb6.broker.events import Event, LoggedIn, LoginRefused, NewcomerRefused, RequestRefused, SessionEnded
-from ddtb6.tsp.status import BY_CODE, AuthenticationFailed, ServerBusy
+from ddtb6.tsp.status import BY_CODE, ServerBusy
 
 
 class Tally:
@@ -28,7 +28,7 @@ class Tally:
             case LoggedIn():
                 self.logins[event.mechanism] += 1
             case LoginRefused():
-                self.refusals[_label(AuthenticationFailed.code)] += 1
+                self.refusals[_label(event.code)] += 1
             case NewcomerRefused():
                 self.refusals[_label(ServerBusy.code)] += 1
             case RequestRefused():

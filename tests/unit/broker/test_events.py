@@ -40,11 +40,12 @@ def test_every_status_can_be_counted_and_what_clients_say_is_no_label() -> None:
     for code in BY_CODE:
         tally.count(RequestRefused(LINK, "user:alice", f"{code} anything <at> all", "why"))
     tally.count(LoginRefused(LINK, "PLAIN", "why"))
+    tally.count(LoginRefused(LINK, "PLAIN", "no answer", 530))
     tally.count(NewcomerRefused(LINK))
     tally.count(LoggedIn(LINK, "user:alice", "PLAIN", "2.0.2"))
     assert set(tally.refusals) == {f"{code} {error.text}" for code, error in BY_CODE.items()}
     assert tally.refusals["300 Authentication failed"] == 2
-    assert tally.refusals["530 Server too busy"] == 2
+    assert tally.refusals["530 Server too busy"] == 3
     assert tally.logins == {"PLAIN": 1}
 
 
