@@ -19,13 +19,13 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import forwarding, logins, reconnect
+from bench import forwarding, logins, radius, reconnect
 from bench.clients import Crowd
 from bench.servers import PROCESSORS, WORLD, Daemon, Here, Place
 from bench.table import Row, table
 from tests.support.netns import Lab
 
-PARTS = ("start", "logins", "reconnect", "forwarding")
+PARTS = ("start", "logins", "radius", "reconnect", "forwarding")
 STATE = "/var/tmp"
 """A real file system: /tmp may be memory, where a sync costs nothing."""
 
@@ -74,6 +74,11 @@ def _measure(parts: list[str] | tuple[str, ...], arguments: argparse.Namespace) 
             if part == "logins":
                 planes = dict.fromkeys(("memory", plane))
                 return [row for kind in planes for row in logins.log_ins(place, directory(), kind, runs, each, say)]
+            if part == "radius":
+                if radius.available():
+                    return radius.radius(directory(), max(1, runs // 2), each, say)
+                say("radius is left out: freeradius is not installed")
+                return []
             if part == "reconnect":
                 return reconnect.reconnect(place, directory(), plane, arguments.clients, say)
             if root:

@@ -161,11 +161,15 @@ class Daemon(Server):
         *,
         users: Sequence[str] = (),
         profile: Path | None = None,
+        more: str = "",
     ) -> None:
-        """`users` get accounts first; `profile` is where cProfile writes when the daemon stops."""
+        """`users` get accounts first; `profile` is where cProfile writes when the daemon stops.
+
+        `more` is added to the configuration.
+        """
         config = directory / "ddtb6.toml"
         values = {"state": directory, "realm": REALM, "address": address[0], "port": address[1], "plane": plane}
-        config.write_text(CONFIG.format(**values))
+        config.write_text(CONFIG.format(**values) + more)
         self.database = directory / "ddtb6.sqlite"
         if users:
             add_accounts(self.database, users)

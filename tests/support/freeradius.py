@@ -6,8 +6,10 @@ It takes no file of the distribution's configuration, only its program, modules 
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -142,6 +144,7 @@ DEFAULT
 """
 
 READY_WITHIN = 30.0
+PR_SET_PDEATHSIG = 1
 
 
 class Process:
@@ -168,6 +171,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_end_with_parent,
         )
         ready = threading.Event()
 
@@ -200,6 +204,11 @@ class Process:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no server behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class FreeRadius(Process):
