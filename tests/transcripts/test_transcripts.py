@@ -23,6 +23,7 @@ right number; ``{text}`` is text in base64. Everything that the broker says must
 
 from __future__ import annotations
 
+import abc
 import re
 from base64 import b64encode
 from collections.abc import Iterator
@@ -72,19 +73,19 @@ def octets(text: str) -> bytes:
     return head + b"Content-length: %d\r\n" % len(rest) + rest if mark else said
 
 
-class Speaker:
+class Speaker(abc.ABC):
     """A client as the script has it."""
 
     def __init__(self, lab: World, remote: Endpoint) -> None:
         self.lab, self.remote = lab, remote
         self.unread: list[bytes] = []
 
-    def say(self, text: bytes, header: bytes | None = None) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def say(self, text: bytes, header: bytes | None = None) -> None: ...
 
+    @abc.abstractmethod
     def hear(self) -> bytes:
         """The next thing that the broker said."""
-        raise NotImplementedError
 
     def quiet(self) -> bool:
         return not self.unread
