@@ -12,6 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG := etc/ddtb6.dev.toml
 READY := .venv/.installed
+DEB_VERSION = $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # command=package. The broker itself starts nothing but nft, and that only where it is present.
@@ -42,7 +43,7 @@ for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing 
 $(install)
 endef
 
-.PHONY: help setup run test check demo bench docs clean static
+.PHONY: help setup run test check demo bench docs deb clean static
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
@@ -100,6 +101,21 @@ docs: $(READY)  ## write what is drawn from the source: manual pages, the state 
 	  page.write_text(re.sub(r"(?s)(?<=```mermaid\n).*?(?=```)", lambda _: diagram(), old))'
 	@$(BIN)/python docs/man.py
 	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py, docs/man/ is written by docs/man.py"
+
+deb:  ## build the Debian packages ddtb6 and utun-dkms into dist/
+	@$(call packages,dpkg-buildpackage=dpkg-dev)
+	@if [ "$$(id -u)" = 0 ] && ! dpkg-checkbuilddeps 2>/dev/null; then \
+	  echo "deb: installing what the build takes"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get build-dep -y -qq --no-install-recommends "$(CURDIR)" >/dev/null; \
+	fi
+	@rm -rf build/deb && mkdir -p build/deb/ddtb6 dist
+	@tar -c --anchored $(addprefix --exclude=./,.git .venv build dist run .?*_cache .hypothesis) \
+	  --no-anchored --exclude=__pycache__ --exclude='*.egg-info' --exclude=kmod/utun/build --exclude=dropin.cache . \
+	  | tar -x -C build/deb/ddtb6
+	@cd build/deb/ddtb6 && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --unsigned-source --unsigned-changes >../log 2>&1 \
+	  || { tail -n 30 ../log; echo "deb: the build failed; all of its output is in build/deb/log"; exit 1; }
+	@find build/deb -maxdepth 1 -type f ! -name log -exec mv -t dist {} +
+	@echo "deb: built; next: sudo apt install$(foreach each,ddtb6 utun-dkms, ./dist/$(each)_$(DEB_VERSION)_all.deb)"
 
 clean:  ## remove the virtual environment, caches, built files and the development state
 	@echo "clean: removing .venv, caches, build/, dist/, run/"
