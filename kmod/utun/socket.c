@@ -67,7 +67,7 @@ static void utun_socket_encap_destroy(struct sock *sk)
 	struct utun_ends ends;
 
 	mutex_lock(&utun_socket_lock);
-	us = rcu_dereference_sk_user_data(sk);
+	us = rcu_dereference_protected(__sk_user_data(sk), lockdep_is_held(&utun_socket_lock));
 	if (us) {
 		utun_socket_ends(sk, &ends);
 		utun_netlink_event(us->ut, UTUN_EVENT_SOCKET_GONE, 0, &ends, NULL);

@@ -34,6 +34,8 @@ REASONS = (
     *("unknown-endpoint", "no-tunnel"),
 )
 """By number - 1."""
+DROP_PAD = 255
+"""Between counts on machines that want 64-bit numbers aligned."""
 STRANGER, SPOOFED, UNREACHABLE, MOVED, SOCKET_GONE = range(1, 6)
 
 
@@ -131,7 +133,7 @@ class Seen:
 
 
 def drops(blob: bytes) -> dict[str, int]:
-    return {REASONS[kind - 1]: struct.unpack("=Q", value)[0] for kind, value in attrs(blob)}
+    return {REASONS[kind - 1]: struct.unpack("=Q", value)[0] for kind, value in attrs(blob) if kind != DROP_PAD}
 
 
 def read_peer(blob: bytes) -> Seen:
