@@ -43,11 +43,11 @@ for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing 
 $(install)
 endef
 
-.PHONY: help setup run test check demo bench docs deb clean static
+.PHONY: help setup run test check demo bench docs deb clean static vm vm-debug
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 setup: $(READY)  ## make the virtual environment .venv, with ddtb6 and twistd in .venv/bin
 	@echo "setup: .venv is ready; next: $(BIN)/ddtb6 --help"
@@ -94,6 +94,10 @@ vm: $(READY)  ## a shell in a virtual machine, a stock Debian kernel with the mo
 	@$(call packages,$(VM_PACKAGES))
 	@$(vm_headers)
 	@$(BIN)/python tests/support/vm.py --kernel $(VM_KERNEL) --utun --shell
+
+vm-debug: $(READY)  ## the tests of utun on a kernel with KASAN, lockdep and kmemleak (needs root; builds it once, ten minutes)
+	@$(call packages,ip=iproute2 ethtool=ethtool)
+	@tests/support/vm_debug
 
 docs: $(READY)  ## write what is drawn from the source: manual pages, the state diagram of docs/negotiation.md
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \
