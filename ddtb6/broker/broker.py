@@ -22,7 +22,21 @@ from ddtb6.broker.tally import Tally
 from ddtb6.broker.tunnels import Tunnels
 from ddtb6.broker.views import Activity, PoolView, SessionView
 from ddtb6.sasl.mechanisms import Mechanism, mechanism
-from ddtb6.tsp.effects import Answer, Ask, Grant, Granted, Judge, Judged, Query, Refused, Why, Withdraw, Withdrawn
+from ddtb6.tsp.effects import (
+    Answer,
+    Ask,
+    Establish,
+    Established,
+    Grant,
+    Granted,
+    Judge,
+    Judged,
+    Query,
+    Refused,
+    Why,
+    Withdraw,
+    Withdrawn,
+)
 from ddtb6.tsp.messages import Capability, Create, Keepalive, Offer
 from ddtb6.tsp.negotiation import MechanismFactory, Negotiation
 from ddtb6.tsp.status import (
@@ -149,6 +163,9 @@ class Broker:
                     return await self._judge(token, question, visitor)
                 case Grant(create):
                     return Granted(token, await self._grant(visitor, create))
+                case Establish():
+                    self._establish(visitor)
+                    return Established(token)
                 case Query():
                     return Granted(token, self._query(visitor))
                 case Withdraw(why):
@@ -161,11 +178,6 @@ class Broker:
             owner = visitor.principal.owner if visitor.principal else ""
             self._bus.publish(events.RequestRefused(visitor.link, owner, said.line, str(error)))
             return Refused(token, said)
-
-    def established(self, visitor: Visitor) -> None:
-        """The visitor accepted its offer."""
-        if visitor.tunnel is not None:
-            self._tunnels.establish(visitor.tunnel)
 
     async def _judge(self, token: int, question: Judge, visitor: Visitor) -> Answer:
         verdict = await self._authenticator.verify(question.credentials, visitor.link)
@@ -288,6 +300,10 @@ class Broker:
             resolver=session.terms.resolver or self._policy.resolver,
             keepalive=Keepalive(interval, server) if keepalive and interval else None,
         )
+
+    def _establish(self, visitor: Visitor) -> None:
+        if visitor.tunnel is None or not self._tunnels.establish(visitor.tunnel):
+            raise ServerError("The tunnel is gone, another log-in has replaced it")
 
     def _query(self, visitor: Visitor) -> Offer:
         session = self._session_of(visitor)

@@ -106,12 +106,15 @@ class Tunnels:
         """End a session that was just written and is to have no tunnel; the next round writes it."""
         self._endings.append(ports.Ending(session.id, reason, session.carried))
 
-    def establish(self, tunnel: TunnelId) -> None:
-        """The client accepted its offer."""
+    def establish(self, tunnel: TunnelId) -> bool:
+        """The client accepted its offer; False when that tunnel does not stand any more."""
         live = self._live.get(tunnel)
-        if live is not None and not live.established:
+        if live is None:
+            return False
+        if not live.established:
             live.established = True
             self._bus.publish(events.SessionEstablished(live.session))
+        return True
 
     async def end(self, tunnel: TunnelId, reason: EndReason) -> bool:
         """Take a tunnel down, durably; False when there is none of that id."""

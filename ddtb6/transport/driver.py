@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from ddtb6.broker.admission import Buckets
 from ddtb6.broker.broker import Broker, Visitor
 from ddtb6.broker.ports import Clock, StoreBusy
-from ddtb6.tsp.effects import Answer, Ask, Established, Followup, Hangup, Proven, Refused, Reply
+from ddtb6.tsp.effects import Answer, Ask, Followup, Hangup, Proven, Refused, Reply
 from ddtb6.tsp.negotiation import Input
 from ddtb6.tsp.status import ServerBusy, ServerError
 
@@ -63,8 +63,6 @@ class Driver:
                     wire.followup(payload)
                 case Proven():
                     wire.proven()
-                case Established():
-                    self._broker.established(visitor)
                 case Hangup():
                     wire.hangup()
 

@@ -52,7 +52,12 @@ class Withdraw:
     why: Why
 
 
-Question = Judge | Grant | Query | Withdraw
+@dataclass(frozen=True, slots=True)
+class Establish:
+    """The client accepts its offer; does the tunnel still stand? Answered by Established or Refused."""
+
+
+Question = Judge | Grant | Establish | Query | Withdraw
 
 # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -88,16 +93,11 @@ class Proven:
 
 
 @dataclass(frozen=True, slots=True)
-class Established:
-    """The client accepted the offer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Hangup:
     """Nothing more will be said: close the connection, or forget the peer once duplicates have died out."""
 
 
-Effect = Reply | Followup | Ask | Proven | Established | Hangup
+Effect = Reply | Followup | Ask | Proven | Hangup
 
 # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -120,6 +120,13 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
+class Established:
+    """The tunnel that was offered stands."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The tunnel is gone."""
 
@@ -139,4 +146,4 @@ class DeadlinePassed:
     """The client stayed silent until `Negotiation.deadline`."""
 
 
-Answer = Judged | Granted | Withdrawn | Refused
+Answer = Judged | Granted | Established | Withdrawn | Refused

@@ -19,6 +19,7 @@ from ddtb6.tsp.effects import (
     Ask,
     DeadlinePassed,
     Effect,
+    Establish,
     Established,
     Followup,
     Grant,
@@ -188,11 +189,11 @@ class Negotiation:
         self.state = self._came_from
         return (Reply(codec.framed(OK_LINE + write_reply(granted.offer))),)
 
-    def _establish(self, _: Accept) -> Sequence[Effect]:
-        self.state = State.UP
-        return (Established(), Reply(OK_FRAMED))
+    def _ask_establish(self, _: Accept) -> Sequence[Effect]:
+        return self._ask(Establish(), State.ESTABLISHING)
 
-    def _acknowledge(self, _: Accept) -> Sequence[Effect]:
+    def _confirm_tunnel(self, _: Established) -> Sequence[Effect]:
+        self.state = State.UP
         return (Reply(OK_FRAMED),)
 
     def _confirm_withdrawal(self, _: Withdrawn) -> Sequence[Effect]:

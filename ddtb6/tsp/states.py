@@ -15,7 +15,7 @@ import enum
 from collections.abc import Mapping
 
 from ddtb6.tsp.codec import Phase
-from ddtb6.tsp.effects import DeadlinePassed, Granted, Judged, Refused, Withdrawn
+from ddtb6.tsp.effects import DeadlinePassed, Established, Granted, Judged, Refused, Withdrawn
 from ddtb6.tsp.messages import Accept, Authenticate, Create, Delete, Info, Malformed, Reject, SaslResponse, Version
 
 
@@ -31,6 +31,7 @@ class State(enum.Enum):
     COMMAND = "a command"
     GRANTING = "the lease, the session and the data plane"
     OFFERED = "accept or reject"
+    ESTABLISHING = "whether what it accepted still stands"
     UP = "nothing, as a tunnel stands, but takes commands still"
     QUERYING = "the account's tunnel, for info"
     WITHDRAWING = "the end of the account's tunnel"
@@ -50,7 +51,7 @@ PHASE: Mapping[State, Phase] = {
 TAKING_COMMANDS = frozenset(state for state, phase in PHASE.items() if phase is Phase.COMMAND)
 
 REQUESTS = (Version, Authenticate, SaslResponse, Create, Accept, Reject, Info, Delete, Malformed)
-ANSWERS = (Judged, Granted, Withdrawn, Refused)
+ANSWERS = (Judged, Granted, Established, Withdrawn, Refused)
 INPUTS: tuple[type, ...] = (*REQUESTS, *ANSWERS, DeadlinePassed)
 
 Rule = tuple[str, frozenset[State]]
@@ -73,7 +74,7 @@ def _table() -> Mapping[State, Mapping[type, Rule]]:
         Info: rule("ask_query", S.QUERYING),
         Delete: rule("ask_withdraw", S.WITHDRAWING),
     }
-    reject = {Reject: rule("ask_withdraw", S.WITHDRAWING)}
+    verdicts = {Accept: rule("ask_establish", S.ESTABLISHING), Reject: rule("ask_withdraw", S.WITHDRAWING)}
     return {
         S.GREETING: row(S.GREETING, hang_up, {Version: rule("greet", S.MECHANISM, S.ENDED)}),
         S.MECHANISM: row(
@@ -93,10 +94,14 @@ def _table() -> Mapping[State, Mapping[type, Rule]]:
             {Granted: rule("offer", S.OFFERED), Refused: rule("refuse_command", *TAKING_COMMANDS)},
             busy=True,
         ),
-        S.OFFERED: row(
-            S.OFFERED, rule("refuse_order", S.OFFERED), commands | reject | {Accept: rule("establish", S.UP)}
+        S.OFFERED: row(S.OFFERED, rule("refuse_order", S.OFFERED), commands | verdicts),
+        S.ESTABLISHING: row(
+            S.ESTABLISHING,
+            rule("refuse_busy", S.ESTABLISHING),
+            {Established: rule("confirm_tunnel", S.UP), Refused: rule("refuse_command", *TAKING_COMMANDS)},
+            busy=True,
         ),
-        S.UP: row(S.UP, rule("refuse_order", S.UP), commands | reject | {Accept: rule("acknowledge", S.UP)}),
+        S.UP: row(S.UP, rule("refuse_order", S.UP), commands | verdicts),
         S.QUERYING: row(
             S.QUERYING,
             rule("refuse_busy", S.QUERYING),

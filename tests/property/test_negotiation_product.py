@@ -30,7 +30,7 @@ def take(made: Negotiation, event: Input, now: float = NOW) -> list[object]:
     assert made.phase == PHASE.get(made.state)
     assert made.busy == (made.state not in PHASE)
     kinds = [type(each) for each in effects]
-    assert all(kinds.count(kind) <= 1 for kind in (Reply, Ask, Followup, Hangup, Proven, Established))
+    assert all(kinds.count(kind) <= 1 for kind in (Reply, Ask, Followup, Hangup, Proven))
     if cls in REQUESTS and before in PHASE:
         assert (Reply in kinds) != (Ask in kinds), "each message is answered, now or after a question"
     if Ask in kinds:
@@ -42,8 +42,8 @@ def take(made: Negotiation, event: Input, now: float = NOW) -> list[object]:
         assert made.state is State.ENDED
     if made.state is State.ENDED and before is not State.ENDED:
         assert Hangup in kinds
-    if Established in kinds:
-        assert (before, made.state) == (State.OFFERED, State.UP)
+    if made.state is State.UP and before is not State.UP and cls is not Refused:
+        assert cls in (Established, Granted), "a tunnel is up once the broker has said so"
     for each in effects:
         if isinstance(each, Reply) and before in (State.COMMAND, State.OFFERED, State.UP):
             head, _, rest = each.payload.partition(b"\r\n")
@@ -91,6 +91,7 @@ def test_any_life_with_a_broker_that_answers(life: list[tuple[int, bool]]) -> No
                     answer = {
                         State.VERIFYING: Judged(token),
                         State.GRANTING: Granted(token, OFFER),
+                        State.ESTABLISHING: Established(token),
                         State.QUERYING: Granted(token, OFFER),
                         State.WITHDRAWING: Withdrawn(token),
                     }[made.state]

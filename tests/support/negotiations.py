@@ -13,6 +13,7 @@ from ddtb6.tsp.effects import (
     Ask,
     DeadlinePassed,
     Effect,
+    Established,
     Granted,
     Judged,
     Refused,
@@ -109,12 +110,17 @@ def in_state(state: State) -> Negotiation:
             for event in {
                 State.COMMAND: (),
                 State.GRANTING: (CREATE,),
-                State.OFFERED: (CREATE, None),
-                State.UP: (CREATE, None, Accept()),
+                State.OFFERED: (CREATE, Granted),
+                State.ESTABLISHING: (CREATE, Granted, Accept()),
+                State.UP: (CREATE, Granted, Accept(), Established),
                 State.QUERYING: (Info(),),
                 State.WITHDRAWING: (Delete(),),
             }[state]:
-                made.step(Granted(current_token(made), OFFER) if event is None else event, NOW)
+                if event is Granted:
+                    event = Granted(current_token(made), OFFER)
+                elif event is Established:
+                    event = Established(current_token(made))
+                made.step(event, NOW)
     assert made.state is state
     return made
 
@@ -133,6 +139,6 @@ def inputs(token: int) -> Iterator[Input]:
     yield from (SaslResponse(b""), PLAIN, PROOF, SaslResponse(b"\0" * 2048))
     yield from (CREATE, Accept(), Reject(), Info(), Delete())
     yield Malformed(InvalidRequest())
-    yield from (Judged(token), Judged(token, "f" * 32), Granted(token, OFFER), Withdrawn(token))
+    yield from (Judged(token), Judged(token, "f" * 32), Granted(token, OFFER), Established(token), Withdrawn(token))
     yield Refused(token, NoMoreTunnels())
     yield DeadlinePassed()

@@ -20,7 +20,19 @@ from ddtb6.broker.broker import Visitor
 from ddtb6.broker.ports import DataPlaneError, Principal, StoreError
 from ddtb6.broker.tunnels import CHECKPOINT_INTERVAL
 from ddtb6.dataplane.memory import MemoryPlane
-from ddtb6.tsp.effects import Answer, Ask, Grant, Granted, Query, Refused, Why, Withdraw, Withdrawn
+from ddtb6.tsp.effects import (
+    Answer,
+    Ask,
+    Establish,
+    Established,
+    Grant,
+    Granted,
+    Query,
+    Refused,
+    Why,
+    Withdraw,
+    Withdrawn,
+)
 from ddtb6.tsp.messages import Create
 from ddtb6.tunnel.reasons import EndReason
 from ddtb6.tunnel.spec import Counters
@@ -60,7 +72,8 @@ def granted(lab: World, principal: Principal, remote: Endpoint = HERE, create: C
 
 
 def accept(lab: World, who: Visitor) -> None:
-    lab.broker.established(who)
+    [answer] = begin(lab.broker.answer(Ask(1, Establish()), who))
+    assert isinstance(answer, Established), answer
 
 
 def status(outcome: list[Answer | BaseException]) -> int:

@@ -6,15 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.negotiations import CREATE, OFFER, in_state
+from support.negotiations import CREATE, OFFER, PROOF, in_state
 from support.virtual import VirtualClock
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, globalLogPublisher
 
 from ddtb6.broker.ports import StoreBusy, StoreError
 from ddtb6.transport.driver import COMPLAINTS_BURST, Driver
-from ddtb6.tsp.effects import Answer, Ask, Granted
-from ddtb6.tsp.messages import Accept
+from ddtb6.tsp.effects import Answer, Ask, Granted, Judged
 from ddtb6.tsp.negotiation import Negotiation
 from ddtb6.tsp.states import State
 
@@ -37,11 +36,9 @@ class Recorder:
             return await self.asked
         return self.outcome
 
-    def established(self, visitor: object) -> None:
-        self.happened.append("established")
-
     def reply(self, payload: bytes) -> None:
-        self.happened.append(payload.split(b"\r\n")[1][:3])
+        _, _, rest = payload.partition(b"\r\n")
+        self.happened.append(rest[:3] or "reply")
 
     def followup(self, payload: bytes) -> None:
         self.happened.append("followup")
@@ -74,7 +71,9 @@ def failures() -> Iterator[list[LogEvent]]:
 
 
 def test_in_order() -> None:
-    assert take(Recorder(in_state(State.OFFERED)), Accept()) == ["established", b"200"]
+    recorder = Recorder(in_state(State.RESPONSE))
+    recorder.outcome = Judged(recorder.negotiation._token + 1, "0" * 32)
+    assert take(recorder, PROOF) == ["Judge", "proven", "reply", "followup"]
 
 
 def test_an_answer_at_once_and_one_later() -> None:

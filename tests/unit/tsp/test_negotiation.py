@@ -26,6 +26,7 @@ from ddtb6.tsp.codec import Phase
 from ddtb6.tsp.effects import (
     Ask,
     DeadlinePassed,
+    Establish,
     Established,
     Followup,
     Grant,
@@ -186,8 +187,20 @@ def test_create_to_accept() -> None:
     head, _, rest = reply.payload.partition(b"\r\n")
     assert head == b"Content-length: %d" % len(rest)
     assert rest.startswith(b'200 Success\r\n<tunnel action="info" type="v6udpv4" ')
-    assert list(made.step(Accept(), NOW)) == [Established(), Reply(OK)]
-    assert list(made.step(Accept(), NOW)) == [Reply(OK)], "established once"
+    for _ in range(2):
+        ask = asked(made.step(Accept(), NOW))
+        assert ask.question == Establish()
+        assert list(made.step(Established(ask.token), NOW)) == [Reply(OK)]
+        assert made.state is State.UP
+
+
+def test_accept_of_an_offer_that_is_gone_is_refused_and_another_may_be_asked_for() -> None:
+    made = in_state(State.OFFERED)
+    ask = asked(made.step(Accept(), NOW))
+    assert list(made.step(Refused(ask.token, ServerError("The tunnel is gone")), NOW)) == framed(
+        "310 The tunnel is gone"
+    )
+    assert asked(made.step(CREATE, NOW)).question == Grant(CREATE)
 
 
 def test_reject_gives_the_tunnel_back_and_another_may_be_asked_for() -> None:
