@@ -26,7 +26,6 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from ddtb6 import __version__, notify
-from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.auth.chain import Anonymous, Chain, offered
 from ddtb6.auth.local import LocalUsers, ThreadLane
 from ddtb6.broker.admission import Gate
@@ -45,8 +44,8 @@ from ddtb6.firewall.rules import FirewallError, Plan
 from ddtb6.logbook import Logbook
 from ddtb6.store.store import Store, open_store
 from ddtb6.transport.driver import Driver
-from ddtb6.transport.socket import Receiver, UdpSocket
-from ddtb6.transport.tcp import TcpListener, listen_tcp
+from ddtb6.transport.listening import Inherited, ListenError, Listening, Transmit, passed
+from ddtb6.transport.tcp import TcpListener
 from ddtb6.transport.udp import UdpSignalling
 from ddtb6.web import control_site, status
 from ddtb6.web.control import Control
@@ -156,11 +155,8 @@ class BrokerService(Service):
         firewall = self._raise_firewall()
         driver = Driver(broker, clock)
         udp = UdpSignalling(broker, driver, clock, plane.feed, limits.negotiations)
-        plane.send_with(self._listen_udp(udp))
         tcp = TcpListener(broker, driver, clock, reactor)
-        self._listen_tcp(tcp)
-        if aaa is not None:
-            self._listen_dynamic(aaa, broker)
+        plane.send_with(self._listen(udp, tcp, aaa, broker))
 
         def overview() -> Overview:
             return Overview(
@@ -252,46 +248,23 @@ class BrokerService(Service):
             per_source_tunnels=config.limits.per_source_tunnels,
         )
 
-    def _open_udp(self, endpoint: Endpoint, receive: Receiver) -> UdpSocket:
-        socket = UdpSocket(self._reactor, endpoint, receive)
+    def _listen(self, udp: UdpSignalling, tcp: TcpListener, aaa: Aaa | None, broker: Broker) -> Transmit:
+        """Open every port, those of the AAA included; returns what sends a tunnelled packet."""
+        config = self.config
         try:
-            socket.start()
-        except OSError as error:
-            raise Fatal(f"cannot listen on udp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
-        self._stopping.append(socket.stop)
-        return socket
-
-    def _listen_udp(self, udp: UdpSignalling) -> Callable[[bytes, Endpoint, Endpoint], bool]:
-        """Open the UDP sockets; returns what sends a tunnelled packet through the right one."""
-        sockets: dict[tuple[int, int], UdpSocket] = {}
-        for endpoint in self.config.listen.udp:
-            socket = self._open_udp(endpoint, udp.receive)
-            self._listening.append(f"udp {Endpoint(endpoint.address, socket.port)}")
-            sockets[socket.family, socket.port] = socket
-
-        def transmit(datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
-            socket = sockets.get((local.family, local.port))
-            return socket is not None and socket.send(datagram, local, remote)
-
+            listening = Listening(self._reactor, Inherited(passed(os.environ, os.getpid())))
+            self._stopping.append(listening.close)
+            self._listening = listening.places
+            transmit = listening.udp(config.listen.udp, udp.receive)
+            listening.tcp(config.listen.tcp, tcp)
+            if aaa is not None and config.radius_dynamic.listen:
+                listening.dynamic(config.radius_dynamic.listen, aaa.dynamic(broker).receive)
+        except ListenError as error:
+            raise Fatal(str(error)) from None
+        unwanted = listening.unwanted()
+        if unwanted:
+            self.log.warn("{unwanted}", unwanted=unwanted)
         return transmit
-
-    def _listen_dynamic(self, aaa: Aaa, broker: Broker) -> None:
-        """Disconnect and CoA requests of the AAA."""
-        listen = self.config.radius_dynamic.listen
-        if listen:
-            dynamic = aaa.dynamic(broker)
-            for endpoint in listen:
-                self._open_udp(endpoint, dynamic.receive)
-                self._listening.append(f"dynamic authorization {endpoint}")
-
-    def _listen_tcp(self, tcp: TcpListener) -> None:
-        for endpoint in self.config.listen.tcp:
-            try:
-                port = listen_tcp(self._reactor, endpoint, tcp)
-            except OSError as error:
-                raise Fatal(f"cannot listen on tcp {endpoint}: {error.strerror}; see `ddtb6 doctor`") from None
-            self._stopping.append(port.stopListening)
-            self._listening.append(f"tcp {Endpoint(endpoint.address, port.getHost().port)}")
 
     async def _listen_web(self, overview: Callable[[], Overview], control: Control) -> None:
         config, reactor = self.config, self._reactor

@@ -33,17 +33,20 @@ Receiver = Callable[["UdpSocket", bytes, Endpoint, Endpoint], None]
 
 _IN_PKTINFO = struct.Struct("=i4s4s")  # Interface index; the address to reply from; the destination. Host order.
 _IN6_PKTINFO = struct.Struct("=16si")  # The destination; interface index.
+_UNKNOWN = bytes(4)
+"""As the address to reply from: the datagram came before IP_PKTINFO was set, on a socket that was inherited."""
 
 
 @implementer(IReadDescriptor)
 class UdpSocket:
     """One bound socket on the reactor."""
 
-    def __init__(self, reactor: Any, bind: Endpoint, receive: Receiver) -> None:
-        """Nothing is opened before `start`."""
+    def __init__(self, reactor: Any, bind: Endpoint, receive: Receiver, inherited: socket.socket | None = None) -> None:
+        """Nothing is opened before `start`. `inherited` is bound to `bind` already, and ours from here on."""
         self._reactor = reactor
         self._receive = receive
         self._bind = bind
+        self._inherited = inherited
         self._socket: socket.socket | None = None
         self._locals: dict[bytes, Endpoint] = {}
         self._control: dict[str, list[tuple[int, int, bytes]]] = {}
@@ -51,16 +54,20 @@ class UdpSocket:
         """The port bound; the one the system chose where 0 was asked for."""
 
     def start(self) -> None:
-        """Open, bind, and read from now on. Raises OSError."""
+        """Open and bind unless that is done, and read from now on. Raises OSError."""
         family = socket.AF_INET if self._bind.family == 4 else socket.AF_INET6
-        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        inherited, self._inherited = self._inherited, None
+        opened = inherited or socket.socket(family, socket.SOCK_DGRAM)
         try:
+            opened.setblocking(False)
             if family == socket.AF_INET:
                 opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             else:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            opened.bind((self._bind.address, self._bind.port))
+            if inherited is None:
+                if family == socket.AF_INET6:
+                    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                opened.bind((self._bind.address, self._bind.port))
             try:
                 opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             except PermissionError:
@@ -73,7 +80,7 @@ class UdpSocket:
         self._reactor.addReader(self)
 
     def stop(self) -> None:
-        """Close; what is unread is lost."""
+        """Close; what is unread is lost, unless somebody else has the socket open as well."""
         if self._socket is not None:
             self._reactor.removeReader(self)
             self._socket.close()
@@ -108,6 +115,8 @@ class UdpSocket:
                 continue
             info = ancillary[0][2]
             local_octets = info[4:8] if four else info[:20]
+            if four and local_octets == _UNKNOWN:
+                local_octets = info[8:12]
             local = self._locals.get(local_octets) or self._learn(local_octets)
             if four:
                 remote = Endpoint(source[0], source[1])

@@ -213,17 +213,19 @@ class TcpListener(Factory):
         return None
 
 
-def listen_tcp(reactor: Any, bind: Endpoint, listener: TcpListener) -> Any:
-    """Listen at `bind`; returns Twisted's port. Raises OSError.
+def listen_tcp(reactor: Any, bind: Endpoint, listener: TcpListener, inherited: socket.socket | None = None) -> Any:
+    """Listen at `bind`, on `inherited` where that is bound to it already; returns Twisted's port. Raises OSError.
 
     An IPv6 wildcard is IPv6 only, as it is for UDP, so that an IPv4 wildcard can stand beside it; Twisted's own
     listener would take both.
     """
     family = socket.AF_INET if bind.family == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as opened:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind((bind.address, bind.port))
+    with inherited or socket.socket(family, socket.SOCK_STREAM) as opened:
+        opened.setblocking(False)
+        if inherited is None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.bind((bind.address, bind.port))
         opened.listen(BACKLOG)
         return reactor.adoptStreamPort(opened.fileno(), family, listener)
