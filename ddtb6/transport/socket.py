@@ -22,8 +22,12 @@ IP_PKTINFO = 8
 SO_RCVBUFFORCE = 33
 BURST = 64
 """Datagrams taken in one reactor turn before others get theirs."""
-RECEIVE_BUFFER = 8 << 20
-"""Octets of kernel buffer asked for: 50,000 clients that return at once send about 4 MB before the first is read."""
+RECEIVE_BUFFER = 16 << 20
+"""Octets of kernel buffer asked for. The kernel doubles it and counts 768 for a short datagram: room for 43,000.
+
+Clients give up for half a minute when three copies of VERSION are lost, so that of 50,000 that return at once the last
+came back after 37 s with half of this, and after 21 s with this.
+"""
 LARGEST = 65535
 MOST_LOCALS = 1024
 """Own addresses remembered at once; a host with a route of type local answers for whole networks."""

@@ -228,6 +228,7 @@ class StreamReader:
 # --- a broker writes ----------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=8)
 def write_capability(capability: Capability) -> bytes:
     """The CAPABILITY line: upper case and single blanks, which is all that old clients read."""
     tokens = [f"TUNNEL={each.value}" for each in capability.encapsulations]
