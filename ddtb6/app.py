@@ -44,7 +44,7 @@ from ddtb6.firewall.rules import FirewallError, Plan
 from ddtb6.logbook import Logbook
 from ddtb6.store.store import Store, open_store
 from ddtb6.transport.driver import Driver
-from ddtb6.transport.listening import Inherited, ListenError, Listening, Transmit, passed
+from ddtb6.transport.listening import Inherited, ListenError, Listening, Transmit, environment_at_start, passed
 from ddtb6.transport.tcp import TcpListener
 from ddtb6.transport.udp import UdpSignalling
 from ddtb6.web import control_site, status
@@ -170,6 +170,7 @@ class BrokerService(Service):
                 mechanisms=policy.mechanisms,
                 negotiations=len(udp) + len(tcp),
                 activity=broker.activity(),
+                reconciled=broker.reconciled,
                 aaa=aaa.view() if aaa else None,
             )
 
@@ -252,7 +253,7 @@ class BrokerService(Service):
         """Open every port, those of the AAA included; returns what sends a tunnelled packet."""
         config = self.config
         try:
-            listening = Listening(self._reactor, Inherited(passed(os.environ, os.getpid())))
+            listening = Listening(self._reactor, Inherited(passed(environment_at_start(), os.getpid())))
             self._stopping.append(listening.close)
             self._listening = listening.places
             transmit = listening.udp(config.listen.udp, udp.receive)

@@ -20,7 +20,7 @@ from ddtb6.broker import events, lease, ports
 from ddtb6.broker.admission import Admission, Gate
 from ddtb6.broker.tally import Tally
 from ddtb6.broker.tunnels import Tunnels
-from ddtb6.broker.views import Activity, PoolView, SessionView
+from ddtb6.broker.views import Activity, PoolView, Reconciliation, SessionView
 from ddtb6.sasl.mechanisms import Mechanism, mechanism
 from ddtb6.tsp.effects import (
     Answer,
@@ -381,6 +381,11 @@ class Broker:
         # One that was being written when this began stands by now, on what was just released.
         await self.disconnect_owner(owner, EndReason.DISCONNECTED)
         return released
+
+    @property
+    def reconciled(self) -> Reconciliation | None:
+        """What was done the last time that the data plane was made to match the store."""
+        return self._tunnels.reconciled
 
     def activity(self) -> Activity:
         """Counts for the overview, as of now; pools as of the last tick."""

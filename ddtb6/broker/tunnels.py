@@ -17,7 +17,7 @@ from dataclasses import replace
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, ports
 from ddtb6.broker.registry import Live, Registry
-from ddtb6.broker.views import SessionView
+from ddtb6.broker.views import Reconciliation, SessionView
 from ddtb6.broker.wheel import Wheel
 from ddtb6.tsp.status import AddressInUse, RequestInProgress
 from ddtb6.tunnel.reasons import EndReason, Refusal
@@ -53,6 +53,8 @@ class Tunnels:
         self._endings: list[ports.Ending] = []
         self._checkpoint_due = clock.monotonic() + CHECKPOINT_INTERVAL
         self._trouble: str | None = None
+        self.reconciled: Reconciliation | None = None
+        """What the last reconciliation did."""
         plane.subscribe(self._plane_lost)
 
     def __len__(self) -> int:
@@ -305,7 +307,9 @@ class Tunnels:
                 await self._raise(live)
             except ports.DataPlaneError:
                 continue  # Told and ended by `_raise`; the others go on.
-        self._bus.publish(events.Reconciled(todo.kept, len(todo.raise_), len(todo.lower), closed))
+        done = events.Reconciled(todo.kept, len(todo.raise_), len(todo.lower), closed)
+        self.reconciled = Reconciliation(self._clock.epoch(), done.kept, done.raised, done.lowered, done.closed)
+        self._bus.publish(done)
 
     def _plane_lost(self, event: ports.PlaneEvent) -> None:
         self._trouble = event.why

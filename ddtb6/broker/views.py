@@ -55,6 +55,21 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """The last time that the data plane was made to match the store: at start, or after trouble."""
+
+    at: float
+    """Epoch seconds."""
+    kept: int
+    """Tunnels that stood already."""
+    raised: int
+    lowered: int
+    """Tunnels that stood and should not."""
+    closed: int
+    """Sessions that another session of their owner, or at their endpoint, had replaced already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """What the broker itself counts."""
 
@@ -128,6 +143,8 @@ class Overview:
     mechanisms: tuple[str, ...]
     negotiations: int
     activity: Activity
+    reconciled: Reconciliation | None = None
+    """None: not yet."""
     aaa: AaaView | None = None
     """None: no RADIUS server is configured."""
 

@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from ipaddress import IPv6Network
@@ -28,6 +28,7 @@ from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool
 from ddtb6.cli import output
 from ddtb6.cli.radius import probe
+from ddtb6.cli.status import reconciled
 from ddtb6.config import Config, ConfigError, cautions, load
 from ddtb6.web.control import ControlError
 from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
@@ -110,7 +111,7 @@ def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
     yield finding
     for carrier, kind in (("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)):
         for endpoint in getattr(config.listen, carrier):
-            yield port(carrier, kind, endpoint, running)
+            yield port(carrier, kind, endpoint, running, root=root)
     for endpoint in config.radius_dynamic.listen:
         yield port("udp", socket.SOCK_DGRAM, endpoint, running, "radius.dynamic.listen")
     yield from radius(config)
@@ -231,7 +232,8 @@ def daemon(path: Path) -> tuple[bool, Finding]:
     except ControlError as error:
         remedy = "Look at its log, and whether server.control names the right socket."
         return False, Finding(name, State.FAIL, f"It does not answer as it should: {error}.", remedy)
-    return True, Finding(name, State.OK, f"It is running, version {view['version']}.")
+    sentence = f"It is running, version {view['version']}; reconciled: {reconciled(view.get('reconciled'))}."
+    return True, Finding(name, State.OK, sentence)
 
 
 def radius(config: Config) -> Iterator[Finding]:
@@ -263,7 +265,14 @@ def radius(config: Config) -> Iterator[Finding]:
             )
 
 
-def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: bool, key: str = "") -> Finding:
+def port(
+    carrier: str,
+    kind: socket.SocketKind,
+    endpoint: Endpoint,
+    running: bool,
+    key: str = "",
+    root: Path = Path("/"),
+) -> Finding:
     """`running`: our own daemon is, and may be the one that has the port. `key`: where it is configured."""
     key = key or f"listen.{carrier}"
     name = f"{carrier} {endpoint}"
@@ -278,6 +287,8 @@ def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: boo
     except OSError as error:
         if error.errno == errno.EADDRINUSE and running:
             return Finding(name, State.OK, "Our daemon has it.")
+        if error.errno == errno.EADDRINUSE and endpoint.port in _ports_of_service_manager(carrier, root):
+            return Finding(name, State.OK, "systemd holds it for the daemon, with ddtb6.socket.")
         remedy = {
             errno.EADDRINUSE: f"See who has it with ss -lpn 'sport = :{endpoint.port}', or change {key}.",
             errno.EADDRNOTAVAIL: f"Give this machine the address, or change {key}.",
@@ -286,6 +297,22 @@ def port(carrier: str, kind: socket.SocketKind, endpoint: Endpoint, running: boo
         }.get(error.errno or 0, f"Change listen.{carrier}.")
         return Finding(name, State.FAIL, f"It cannot be opened: {error.strerror}.", remedy)
     return Finding(name, State.OK, "It is free.")
+
+
+def _ports_of_service_manager(carrier: str, root: Path) -> set[int]:
+    """Ports that process 1 has open; none where we may not look. Each line of the table: number, address:port, ..."""
+    held = set()
+    with suppress(OSError):
+        for descriptor in (root / "proc/1/fd").iterdir():
+            with suppress(OSError):
+                held.add(os.readlink(descriptor))
+    ports = set()
+    for table in (carrier, f"{carrier}6"):
+        for line in (_read(root / "proc/net" / table) or "").splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in held:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports
 
 
 def data_plane(kind: str) -> Finding:

@@ -38,6 +38,7 @@ def _print(view: Any) -> None:
             ("Tunnel types", ", ".join(view["encapsulations"]) or "none"),
             ("Log-in by", ", ".join(view["mechanisms"]) or "nothing"),
             ("Sessions", f"{activity['sessions']} live, {view['negotiations']} logging in"),
+            ("Reconciled", reconciled(view.get("reconciled"))),
             ("Log-ins", _counts(activity["logins"])),
             ("Refused", _counts(activity["refusals"])),
             ("Ended", _counts(activity["ended"])),
@@ -60,6 +61,16 @@ def _print(view: Any) -> None:
             for pool in activity["pools"]
         ],
     )
+
+
+def reconciled(what: Any) -> str:
+    """What was done to make the data plane match the store, in words."""
+    if what is None:
+        return "not yet"
+    said = f"{what['kept']} tunnels kept, {what['raised']} raised, {what['lowered']} lowered"
+    if what["closed"]:
+        said += f", {what['closed']} superseded sessions closed"
+    return f"{said} ({output.when(what['at'])})"
 
 
 def _free(count: int) -> int | str:

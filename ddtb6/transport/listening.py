@@ -11,8 +11,10 @@ Not here: what comes through them (`udp`, `tcp`).
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import maybeDeferred
@@ -40,6 +42,19 @@ class Passed(NamedTuple):
     descriptor: int
     name: str
     """FileDescriptorName=, by default the name of the socket unit; empty where it said none."""
+
+
+def environment_at_start() -> Mapping[str, str]:
+    """The environment this process was given.
+
+    Twisted takes LISTEN_PID and LISTEN_FDS out of `os.environ` when its endpoints are imported; the kernel keeps them.
+    """
+    try:
+        block = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return os.environ
+    pairs = (each.partition("=") for each in os.fsdecode(block).split("\0"))
+    return {name: value for name, equals, value in pairs if equals}
 
 
 def passed(environment: Mapping[str, str], pid: int) -> tuple[Passed, ...]:

@@ -28,6 +28,7 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from support.activation import handing_over
 from support.netns import BROKER_OUTER, HOST, Internet, Namespace, wait_until
 from support.traffic import echo_request, is_echo_reply
 from support.tsp_client import Client, Offer, Silence, Tcp, Udp
@@ -94,6 +95,8 @@ class Broker:
         (directory / "state").mkdir(mode=0o700, exist_ok=True)
         self.config.write_text(write_toml(chosen))
         self.process: subprocess.Popen[Any] | None = None
+        self.sockets: list[socket.socket] = []
+        """Its ports, where it shall not open them itself."""
 
     @property
     def database(self) -> Path:
@@ -103,9 +106,13 @@ class Broker:
 
     def start(self, deadline: float = 20) -> None:
         """Start it and wait until it answers an ECHO REQUEST. Raises AssertionError with its log."""
+        command = [str(PROGRAMS / "twistd"), "-n", "--pidfile=", "ddtb6", "--config", str(self.config)]
+        descriptors: list[int] = []
+        if self.sockets:
+            command, descriptors = handing_over(self.sockets, *command)
         with self.log_file.open("ab") as log:
             self.process = self.space.spawn(
-                PROGRAMS / "twistd", "-n", "--pidfile=", "ddtb6", "--config", self.config,
+                *command, pass_fds=descriptors,
                 cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         wait_until(self._answers, "the broker's answer", deadline)

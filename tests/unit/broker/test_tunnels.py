@@ -19,6 +19,7 @@ from ddtb6.broker import broker, events, ports
 from ddtb6.broker.broker import Visitor
 from ddtb6.broker.ports import DataPlaneError, Principal, StoreError
 from ddtb6.broker.tunnels import CHECKPOINT_INTERVAL
+from ddtb6.broker.views import Reconciliation
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.tsp.effects import (
     Answer,
@@ -539,6 +540,7 @@ def test_a_restart_resumes_what_lives_oldest_first(tmp_path: Path) -> None:
         assert [each.id for each in now(after.broker.sessions())] == [each.id for each in before]
         [report] = [each for each in after.events if isinstance(each, events.Reconciled)]
         assert (report.kept, report.raised, report.lowered, report.closed) == (0, 5, 0, 0)
+        assert after.broker.reconciled == Reconciliation(lab.clock.epoch(), 0, 5, 0, 0)
         assert after.ping(before[2])
 
 

@@ -469,6 +469,6 @@ class Running(unittest.TestCase):
         async def scenario() -> None:
             running, finding = await threads.deferToThread(daemon, load(self.config).server.control)
             assert running
-            assert finding.sentence == "It is running, version 1.2.3."
+            assert finding.sentence == "It is running, version 1.2.3; reconciled: not yet."
 
         return defer.Deferred.fromCoroutine(scenario())

@@ -110,6 +110,27 @@ def test_port(carrier: str, kind: socket.SocketKind) -> None:
     )
 
 
+@pytest.mark.parametrize(("carrier", "kind"), [("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)])
+def test_a_port_that_systemd_holds_for_the_daemon(tmp_path: Path, carrier: str, kind: socket.SocketKind) -> None:
+    """The table of this kernel's sockets is real, process 1 is not."""
+    held = tmp_path / "proc" / "1" / "fd"
+    held.mkdir(parents=True)
+    root = machine(
+        tmp_path, **{f"net__{each}": Path("/proc/net", each).read_text() for each in (carrier, f"{carrier}6")}
+    )
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("0.0.0.0", 0))
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        endpoint = Endpoint(*taken.getsockname())
+        machine(root, **{f"net__{carrier}": Path("/proc/net", carrier).read_text()})
+        assert doctor.port(carrier, kind, endpoint, running=False, root=root).state is State.FAIL
+        (held / "5").symlink_to(f"socket:[{os.fstat(taken.fileno()).st_ino}]")
+        (held / "6").symlink_to("/dev/null")
+        finding = doctor.port(carrier, kind, endpoint, running=False, root=root)
+        assert (finding.state, "systemd holds it" in finding.sentence) == (State.OK, True)
+
+
 def test_data_plane() -> None:
     assert doctor.data_plane("memory").state is State.OK
     refused = doctor.data_plane("utun")

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.activation import UNIT, settings
 from support.coroutines import awaited
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -18,6 +21,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
 
 from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.config import ListenConfig
 from ddtb6.transport.listening import (
     MOST_DESCRIPTORS,
     Inherited,
@@ -59,6 +63,31 @@ def test_no_environment_is_worse_than_a_sentence(said: dict[str, str]) -> None:
     except ListenError:
         return
     assert [each.descriptor for each in found] == list(range(3, 3 + len(found)))
+
+
+def test_the_environment_at_start_is_the_kernels() -> None:
+    program = (
+        "import os, twisted.internet.endpoints; "
+        "from ddtb6.transport.listening import environment_at_start as at_start; "
+        "print(at_start()['LISTEN_FDS'], os.environ.get('LISTEN_FDS'), at_start()['HOME'])"
+    )
+    # Twisted forgets the variables only when LISTEN_PID is its process.
+    start = (
+        "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    )
+    environment = {**os.environ, "LISTEN_FDS": "0", "HOME": "/a b=c"}
+    command = [sys.executable, "-c", start, program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 None /a b=c\n"
+
+
+def test_the_socket_unit_opens_what_the_configuration_has() -> None:
+    said = settings()
+    for key, endpoints in (("ListenDatagram", ListenConfig().udp), ("ListenStream", ListenConfig().tcp)):
+        assert [value for name, value in said if name == key] == [str(each) for each in endpoints]
+    assert {("BindIPv6Only", "ipv6-only"), ("PassPacketInfo", "yes")} <= {*said}
+    assert ("Sockets", UNIT.name) in settings(UNIT.with_suffix(".service"))
 
 
 # --- the sockets --------------------------------------------------------------------------------------------------
