@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from twisted.application.service import Service
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -47,8 +46,7 @@ from ddtb6.transport.driver import Driver
 from ddtb6.transport.listening import Inherited, ListenError, Listening, Transmit, environment_at_start, passed
 from ddtb6.transport.tcp import TcpListener
 from ddtb6.transport.udp import UdpSignalling
-from ddtb6.web import control_site, status
-from ddtb6.web.control import Control
+from ddtb6.web.serve import Daemon, Web
 
 if TYPE_CHECKING:
     from ddtb6.aaa import Aaa
@@ -174,8 +172,12 @@ class BrokerService(Service):
                 aaa=aaa.view() if aaa else None,
             )
 
-        control = Control(store, broker, overview, realm=config.server.realm, clock=clock, in_thread=management)
-        await self._listen_web(overview, control)
+        web = Web(Daemon(config, reactor, clock, store, broker, bus, overview, authenticator, management))
+        self._stopping.append(web.stop)
+        try:
+            await web.start()
+        except (CannotListenError, OSError) as error:
+            raise Fatal(f"cannot serve the pages or the control socket: {error}; see `ddtb6 doctor`") from None
         self._every_second(broker.tick, udp.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
         self.log.info("{firewall}", firewall=firewall())
@@ -266,22 +268,6 @@ class BrokerService(Service):
         if unwanted:
             self.log.warn("{unwanted}", unwanted=unwanted)
         return transmit
-
-    async def _listen_web(self, overview: Callable[[], Overview], control: Control) -> None:
-        config, reactor = self.config, self._reactor
-        try:
-            if config.web.listen:
-                site = status.make_site(overview, reactor)
-                port: Any = await serverFromString(reactor, config.web.listen).listen(site)
-                self._stopping.append(port.stopListening)
-                host = port.getHost()
-                self.log.info("status page: http://{host}:{port}/", host=host.host, port=host.port)
-            control_port: Any = await control_site.listen(
-                control_site.make_control_site(control, reactor), config.server.control, reactor
-            )
-            self._stopping.append(control_port.stopListening)
-        except (CannotListenError, OSError) as error:
-            raise Fatal(f"cannot serve the status page or the control socket: {error}; see `ddtb6 doctor`") from None
 
     def _make_plane(self, kind: str) -> UserSpacePlane:
         config = self.config

@@ -330,6 +330,8 @@ class Account:
     disabled: bool
     created: float
     """Epoch seconds."""
+    terms: Terms = NO_TERMS
+    """What it gets in place of what the configuration would give it: pools, address, prefix."""
 
 
 class NoSuchAccount(Exception):
@@ -357,6 +359,9 @@ class AccountStore(Protocol):
 
     async def delete_account(self, name: str) -> None:
         """The account goes, its leases are released, its history stays. Raises NoSuchAccount."""
+
+    async def set_account_terms(self, name: str, terms: Terms) -> None:
+        """What the account gets from its next log-in on. Raises NoSuchAccount."""
 
     async def accounts(self) -> Sequence[Account]:
         """All, by name."""

@@ -8,8 +8,11 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
+
+from ddtb6.web.amounts import octets, span, when
+
+__all__ = ["add_json", "octets", "print_facts", "print_json", "print_table", "safe", "span", "table", "when"]
 
 WIDTH = 100
 """Columns a table takes at most on a terminal; into a pipe nothing is cut."""
@@ -61,37 +64,3 @@ def print_facts(facts: Sequence[tuple[str, object]]) -> None:
 def safe(text: str) -> str:
     """`text` with everything escaped that could steer a terminal; names and versions come from strangers."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def when(epoch: float | None) -> str:
-    """Epoch seconds as ``2026-01-31 23:59:59Z``."""
-    if epoch is None:
-        return ""
-    try:
-        return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%SZ}"
-    except (OverflowError, OSError, ValueError):
-        return f"@{epoch:.0f}"
-
-
-def span(seconds: float | None) -> str:
-    """Seconds as ``42 s``, ``3 min``, ``5 h 10 min`` or ``2 d 3 h``: the two largest units from the hour on."""
-    if seconds is None:
-        return ""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    large, small = (whole // 3600, whole % 3600 // 60) if whole < 86400 else (whole // 86400, whole % 86400 // 3600)
-    units = ("h", "min") if whole < 86400 else ("d", "h")
-    return f"{large} {units[0]} {small} {units[1]}" if small else f"{large} {units[0]}"
-
-
-def octets(count: int) -> str:
-    """A number of octets as ``999 B``, ``1.5 kB`` and so on, by thousands."""
-    amount, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if amount < 999.5:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,15 @@ def _address(value: str) -> str | None:
     except ValueError:
         return f'"{value}" is not a numeric IPv4 or IPv6 address; names are not looked up'
     return f'"{value}" has a scope; give the address alone' if "%" in value else None
+
+
+def _networks(values: tuple[str, ...]) -> str | None:
+    for each in values:
+        try:
+            ip_network(each)
+        except ValueError:
+            return f'"{each}" is not an address or network, such as "192.0.2.1" or "2001:db8::/64"'
+    return _once(values)
 
 
 def _modes(values: tuple[str, ...]) -> str | None:
@@ -296,7 +305,9 @@ class WebConfig:
         default="tcp:port=8653:interface=127.0.0.1",
         metadata=_matching(r"|(?:tcp|tcp6|ssl|unix|systemd):.+", 'is not like "tcp:port=8653:interface=127.0.0.1"'),
     )
-    """Twisted endpoint string of the status page; empty: none."""
+    """Twisted endpoint string of the pages and the API; empty: none."""
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata={"check": _networks})
+    """Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Host are believed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from ddtb6.broker.ports import Account, AccountExists, NoSuchAccount
+from ddtb6.broker.ports import Account, AccountExists, NoSuchAccount, Terms
+from ddtb6.store import terms as terms_text
 
-_COLUMNS = "name, digest, password_hash, disabled, created"
+_COLUMNS = "name, digest, password_hash, disabled, created, terms"
 
 
 def find(connection: sqlite3.Connection, name: str) -> Account | None:
@@ -28,8 +29,9 @@ def every(connection: sqlite3.Connection) -> list[Account]:
 
 def add(connection: sqlite3.Connection, account: Account) -> None:
     """Raises AccountExists."""
-    values = (account.name, account.digest, account.password_hash, int(account.disabled), account.created)
-    statement = f"INSERT INTO account ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    secrets, terms = (account.digest, account.password_hash), terms_text.write(account.terms)
+    values = (account.name, *secrets, int(account.disabled), account.created, terms)
+    statement = f"INSERT INTO account ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     if not connection.execute(statement, values).rowcount:
         raise AccountExists(account.name)
 
@@ -47,6 +49,13 @@ def set_disabled(connection: sqlite3.Connection, name: str, disabled: bool) -> N
         raise NoSuchAccount(name)
 
 
+def set_terms(connection: sqlite3.Connection, name: str, terms: Terms) -> None:
+    """Raises NoSuchAccount."""
+    text = terms_text.write(terms)
+    if not connection.execute("UPDATE account SET terms = ? WHERE name = ?", (text, name)).rowcount:
+        raise NoSuchAccount(name)
+
+
 def delete(connection: sqlite3.Connection, name: str) -> None:
     """Raises NoSuchAccount. Its leases are left to the caller."""
     if not connection.execute("DELETE FROM account WHERE name = ?", (name,)).rowcount:
@@ -54,5 +63,5 @@ def delete(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _account(row: tuple[Any, ...]) -> Account:
-    name, digest, password_hash, disabled, created = row
-    return Account(name, digest, password_hash, bool(disabled), created)
+    name, digest, password_hash, disabled, created, terms = row
+    return Account(name, digest, password_hash, bool(disabled), created, terms_text.read(terms))

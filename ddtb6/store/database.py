@@ -6,7 +6,8 @@ A new file gets all of them under a temporary name and appears complete or not a
 ``NAME.backup-vN`` first; a file of a newer version is refused and left as it is.
 
 Invariant: WAL with synchronous=FULL on the connection that writes: what was committed survives a loss of power.
-Not here: statements that read and write (`allocator`, `leases`, `sessions`, `journal`, `accounts`).
+Not here: statements that read and write (`allocator`, `leases`, `sessions`, `journal`, `accounts`,
+`management`).
 """
 
 from __future__ import annotations
@@ -225,7 +226,41 @@ def _terms_and_journal(db: Database) -> None:
     db.execute("CREATE INDEX journal_session ON journal (session_id)")
 
 
-STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal)
+def _management(db: Database) -> None:
+    db.table("administrator").create(
+        {"name": str, "password_hash": str, "created": float},  # as in account
+        pk="name",
+        not_null={"name", "password_hash", "created"},
+    )
+    db.table("token").create(
+        {
+            "name": str,  # what it is called, so that it can be found and revoked
+            "hash": bytes,  # 32 octets, SHA-256 of its text
+            "role": str,  # whose rights it has: administrator or owner
+            "user": str,  # of an owner's: the account; '' of an administrator's
+            "created": float,  # epoch seconds
+        },
+        pk="name",
+        not_null={"name", "hash", "role", "user", "created"},
+    )
+    db.table("token").create_index(["hash"], index_name="token_hash", unique=True)
+    db.execute("""
+        CREATE TABLE audit (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            at REAL NOT NULL, -- epoch seconds
+            who TEXT NOT NULL, -- such as administrator:NAME, token:NAME, user:NAME, local:UID
+            source TEXT NOT NULL, -- numeric address it came from; '' of the machine itself
+            action TEXT NOT NULL, -- the verb
+            subject TEXT NOT NULL, -- JSON object: its arguments without secrets
+            failed TEXT NOT NULL -- why it was not done; '' where it was
+        )
+    """)
+    db.table("audit").create_index(["at"], index_name="audit_at")
+    # What one account gets in place of what the pools would give it: JSON object, see store.terms; NULL: nothing.
+    db.execute("ALTER TABLE account ADD COLUMN terms TEXT")
+
+
+STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal, _management)
 
 
 # --- making and upgrading -----------------------------------------------------------------------------------------

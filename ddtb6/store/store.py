@@ -15,9 +15,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ddtb6.addressing.pool import Pool
 from ddtb6.broker.journal import Record, RecordKind
+from ddtb6.broker.management import Administrator, AuditEntry, Token
 from ddtb6.broker.ports import (
     Account,
     Clock,
@@ -30,12 +32,16 @@ from ddtb6.broker.ports import (
     StoreError,
     Terms,
 )
-from ddtb6.store import accounts, journal, leases, sessions
+from ddtb6.store import accounts, journal, leases, management, sessions
 from ddtb6.store.allocator import Allocator
 from ddtb6.store.database import explained, open_reader, open_writer
 from ddtb6.store.writer import InThread, Writer
 from ddtb6.tunnel.spec import Counters, TunnelId
 
+T = TypeVar("T")
+
+AUDIT_LIMIT = 200_000
+"""Entries of the audit log that are kept at most, however young; some 40 MB."""
 SLICE = 500
 """Rows that one operation of a large job reads or writes; a few milliseconds."""
 
@@ -70,7 +76,7 @@ def open_store(
 
 
 class Store:
-    """Implements `ports.SessionStore`, `ports.AccountStore` and `journal.Journal`. Made by `open_store`."""
+    """Implements the stores of `ports`, `management.ManagementStore` and `journal.Journal`. Made by `open_store`."""
 
     def __init__(
         self,
@@ -183,6 +189,8 @@ class Store:
         await self._in_slices(lambda connection: self._allocator.retire_strays(connection, now, SLICE))
         rested = min(before, self._allocator.rested(now))
         await self._in_slices(lambda connection: leases.forget_owners(connection, rested, SLICE))
+        await self._in_slices(partial(management.prune_audit, before=before, most=SLICE))
+        await self._in_slices(partial(management.trim_audit, keep=AUDIT_LIMIT, most=SLICE))
         ended = await self._in_slices(partial(sessions.prune, before=before, most=SLICE))
         return ended + await self._in_slices(partial(leases.prune, before=before, most=SLICE))
 
@@ -223,8 +231,12 @@ class Store:
     # --- accounts ---
 
     def find_account(self, name: str) -> Account | None:
+        return self._read(accounts.find, name)
+
+    def _read(self, find: Callable[..., T], *asked: Any) -> T:
+        """At once, by an index."""
         try:
-            return accounts.find(self._reader, name)
+            return find(self._reader, *asked)
         except sqlite3.Error as error:
             raise StoreError(f"The database cannot be read: {error}") from error
 
@@ -246,5 +258,48 @@ class Store:
 
         await self._writer.submit(delete)
 
+    async def set_account_terms(self, name: str, terms: Terms) -> None:
+        await self._writer.submit(lambda connection: accounts.set_terms(connection, name, terms))
+
     async def accounts(self) -> Sequence[Account]:
         return await self._writer.submit(accounts.every)
+
+    # --- management ---
+
+    def find_administrator(self, name: str) -> Administrator | None:
+        return self._read(management.find_administrator, name)
+
+    def any_administrator(self) -> bool:
+        return self._read(management.any_administrator)
+
+    async def administrators(self) -> Sequence[Administrator]:
+        return await self._writer.submit(management.administrators)
+
+    async def add_administrator(self, administrator: Administrator) -> None:
+        await self._writer.submit(lambda connection: management.add_administrator(connection, administrator))
+
+    async def set_administrator_password(self, name: str, password_hash: str) -> None:
+        change = partial(management.set_administrator_password, name=name, password_hash=password_hash)
+        await self._writer.submit(change)
+
+    async def delete_administrator(self, name: str) -> None:
+        await self._writer.submit(partial(management.delete_administrator, name=name))
+
+    def find_token(self, hash: bytes) -> Token | None:
+        return self._read(management.find_token, hash)
+
+    async def tokens(self) -> Sequence[Token]:
+        return await self._writer.submit(management.tokens)
+
+    async def add_token(self, token: Token) -> None:
+        await self._writer.submit(partial(management.add_token, token=token))
+
+    async def delete_token(self, name: str) -> None:
+        await self._writer.submit(partial(management.delete_token, name=name))
+
+    async def write_audit(self, who: str, source: str, action: str, subject: Mapping[str, object], failed: str) -> None:
+        entry = (self._clock.epoch(), who, source, action, subject, failed)
+        await self._writer.submit(lambda connection: management.write_audit(connection, *entry))
+
+    async def audit(self, before: int | None = None, limit: int = 100) -> Sequence[AuditEntry]:
+        return await self._writer.submit(partial(management.audit, before=before, most=limit))

@@ -204,11 +204,11 @@ class World:
         self.plane: MemoryPlane = plane or MemoryPlane(self.clock, tuple(pools.values()))
         for name, password in (accounts or {}).items():
             now(self.store.add_account(account(name, password, realm)))
-        authenticator = Chain([LocalUsers(self.store, realm, execute), Anonymous()])
+        self.authenticator = authenticator = Chain([LocalUsers(self.store, realm, execute), Anonymous()])
         made = (b"nonce-%d" % number for number in count(1)) if nonces is None else nonces
         self.events: list[Event] = []
         self.faults: list[Exception] = []
-        bus = Bus(lambda event, fault: self.faults.append(fault))
+        self.bus = bus = Bus(lambda event, fault: self.faults.append(fault))
         bus.subscribe(self.events.append)
         self.gate = gate or Gate(per_source_rate=5.0, per_source_burst=40, overall_rate=5000.0, negotiations=1000)
         self.policy = Policy(realm, offered(mechanisms, authenticator), pools, **policy)

@@ -102,7 +102,7 @@ class Daemon(unittest.TestCase):
                 (replace(self.config, listen=replace(listen, tcp=taken[1:])), f"cannot listen on tcp {taken[1]}: "),
                 (
                     replace(self.config, server=replace(self.config.server, control=file / "control")),
-                    "cannot serve the status page or the control socket: ",
+                    "cannot serve the pages or the control socket: ",
                 ),
                 (replace(self.config, server=replace(self.config.server, state=file)), str(file)),
             ):

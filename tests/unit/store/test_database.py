@@ -46,7 +46,7 @@ def test_a_new_database_is_complete_private_and_durable(tmp_path: Path) -> None:
     assert pragma(connection, "journal_mode") == "wal"
     assert pragma(connection, "synchronous") == 2  # FULL: a COMMIT waits for the disk
     assert pragma(connection, "foreign_keys") == 1
-    connection.execute("INSERT INTO account VALUES ('alice', NULL, NULL, 0, 1.0)")
+    connection.execute("INSERT INTO account (name, disabled, created) VALUES ('alice', 0, 1.0)")
     assert {mode(each) for each in tmp_path.iterdir()} == {0o600}  # also those that SQLite puts beside it
     connection.close()
     assert [each.name for each in tmp_path.iterdir()] == ["ddtb6.sqlite"]
@@ -77,7 +77,7 @@ def test_who_creates_second_takes_what_is_there(tmp_path: Path, monkeypatch: pyt
     def be_slow(_: object) -> None:
         monkeypatch.setattr(database, "STEPS", STEPS)
         with open_writer(path) as other:
-            other.execute("INSERT INTO account VALUES ('alice', NULL, NULL, 0, 1.0)")
+            other.execute("INSERT INTO account (name, disabled, created) VALUES ('alice', 0, 1.0)")
             other.close()
 
     monkeypatch.setattr(database, "STEPS", (*STEPS, be_slow))
@@ -90,7 +90,9 @@ def test_who_creates_second_takes_what_is_there(tmp_path: Path, monkeypatch: pyt
 def test_an_older_database_is_copied_and_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path / "ddtb6.sqlite")
     with sqlite3.connect(path) as old:
-        old.execute("INSERT INTO account VALUES ('alice', x'00', NULL, 0, 1.0)")
+        old.execute(
+            "INSERT INTO account (name, digest, password_hash, disabled, created) VALUES ('alice', x'00', NULL, 0, 1.0)"
+        )
     old.close()
     monkeypatch.setattr(database, "STEPS", (*STEPS, add_colour, drop_digest))
     connection = open_writer(path)
@@ -103,7 +105,9 @@ def test_an_older_database_is_copied_and_upgraded(tmp_path: Path, monkeypatch: p
     assert sorted(tmp_path.iterdir()) == [path, backup]
     assert mode(backup) == 0o600
     with sqlite3.connect(backup) as copy:
-        assert copy.execute("SELECT * FROM account").fetchall() == [("alice", b"\0", None, 0, 1.0)]
+        assert copy.execute("SELECT name, digest, password_hash, disabled, created FROM account").fetchall() == [
+            ("alice", b"\0", None, 0, 1.0)
+        ]
         assert pragma(copy, "user_version") == len(STEPS)
     copy.close()
 

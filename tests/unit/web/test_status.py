@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from hashlib import sha256
 from ipaddress import IPv6Network
-from typing import Any
 
 import pytest
+from support.web import Browser
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
 from ddtb6.broker.views import Activity, Overview, PoolView
 from ddtb6.web import status
+from ddtb6.web.exchange import Request
+from ddtb6.web.pages import STATIC, _static, static_file
+from ddtb6.web.routes import Desk, Route
+from ddtb6.web.serve import make_pages_site
+from ddtb6.web.visitors import NOBODY, Role, Visitors
 
 OVERVIEW = Overview(
     version="1.2.3",
@@ -40,6 +46,22 @@ OVERVIEW = Overview(
 )
 
 
+class StoppedClock:
+    def monotonic(self) -> float:
+        return 0.0
+
+    def epoch(self) -> float:
+        return 0.0
+
+
+def render(overview: Overview) -> str:
+    return status.show(Request("GET", "/"), NOBODY, overview).body.decode()
+
+
+def _hash(name: str) -> str:
+    return sha256(_static[name]).hexdigest()[:12]
+
+
 class Status(unittest.TestCase):
     def fetch(
         self, path: str, method: str = "GET", overview: Overview = OVERVIEW, body: bytes = b""
@@ -49,25 +71,20 @@ class Status(unittest.TestCase):
                 raise RuntimeError("secret of the broker")
             return overview
 
-        site = status.make_site(view, Clock())
-        channel = site.buildProtocol(None)
-        transport: Any = StringTransport()
-        channel.makeConnection(transport)
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        channel.dataReceived(head.encode() + body)
-        top, _, rest = transport.value().partition(b"\r\n\r\n")
-        first, *lines = top.decode().split("\r\n")
-        channel.connectionLost(None)
-        return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), rest
+        table = [*status.routes(view), *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC)]
+        site = make_pages_site(Desk(table, Visitors(StoppedClock(), bytes)), (), Clock())
+        browser = Browser(site)
+        got = browser.take(browser.ask(method, path, body))
+        return got.status, got.headers, got.body
 
     def test_page(self) -> None:
         code, headers, body = self.fetch("/")
         text = body.decode()
         assert code == 200
-        assert headers["Content-Type"] == "text/html; charset=utf-8"
+        assert headers["content-type"] == "text/html; charset=utf-8"
         for shown in (
             "1.2.3",
-            "2023-11-14 22:13:20 UTC",
+            "2023-11-14 22:13:20Z",
             "12\u202f345",
             "udp 0.0.0.0:3653",
             "The module utun is not loaded.",
@@ -81,28 +98,28 @@ class Status(unittest.TestCase):
         ):
             assert shown in text
         assert "&lt;b&gt;&#34;quoted&#34;&lt;/b&gt;" in text
-        assert "<script" not in text
+        assert re.findall(r"<script[^>]*>", text) == [f'<script src="/app.js?{_hash("app.js")}" defer>']
         assert "style=" not in text
 
     def test_headers_everywhere(self) -> None:
         for path in ("/", "/status.json", "/style.css", "/healthz", "/nothing"):
             _, headers, _ = self.fetch(path)
-            policy = headers["Content-Security-Policy"]
+            policy = headers["content-security-policy"]
             for rule in ("default-src 'none'", "style-src 'self'", "frame-ancestors 'none'"):
                 assert rule in policy, path
-            assert headers["X-Content-Type-Options"] == "nosniff", path
-            assert headers["Server"] == "ddtb6", path
+            assert headers["x-content-type-options"] == "nosniff", path
+            assert headers["server"] == "ddtb6", path
 
     def test_json(self) -> None:
         code, headers, body = self.fetch("/status.json")
-        assert (code, headers["Content-Type"]) == (200, "application/json")
+        assert (code, headers["content-type"]) == (200, "application/json")
         value = json.loads(body)
         assert value["activity"]["pools"][1]["block"] == "2001:db8:1000::/36"
         assert set(value) == {each.name for each in dataclasses.fields(Overview)}
 
     def test_style(self) -> None:
         code, headers, body = self.fetch("/style.css")
-        assert (code, headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+        assert (code, headers["content-type"]) == (200, "text/css; charset=utf-8")
         assert b"prefers-color-scheme: dark" in body
 
     def test_health(self) -> None:
@@ -130,7 +147,7 @@ class Status(unittest.TestCase):
 
     def test_nothing_happened_yet(self) -> None:
         empty = Activity(sessions=0, logins={}, refusals={}, ended={}, strays={}, pools=())
-        text = status.render(dataclasses.replace(OVERVIEW, activity=empty, listening=(), encapsulations=()))
+        text = render(dataclasses.replace(OVERVIEW, activity=empty, listening=(), encapsulations=()))
         assert "There are none." in text
         assert text.count("None.") == 4
         assert "nowhere" in text
@@ -141,7 +158,7 @@ class Status(unittest.TestCase):
     [(0, "0"), (999, "999"), (1234567, "1\u202f234\u202f567"), (2**64, "2^64"), (2**64 - 2, "2^64"), (2**33, "2^33")],
 )
 def test_large_numbers(number: int, text: str) -> None:
-    assert f">{text}</td>" in status.render(
+    assert f">{text}</td>" in render(
         dataclasses.replace(
             OVERVIEW,
             activity=dataclasses.replace(

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The web side put together and served: pages and API on `web.listen`, the management verbs on the control socket.
+
+`Web.routes` is the whole table: each part adds its rows there.
+Not here: what is answered (the parts), the daemon around it (`app`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.web import resource, server
+
+from ddtb6.broker.broker import Broker
+from ddtb6.broker.events import Bus
+from ddtb6.broker.management import ManagementStore
+from ddtb6.broker.ports import AccountStore, Authenticator, Clock, SessionStore
+from ddtb6.broker.views import Overview
+from ddtb6.config import Config
+from ddtb6.web import control_site, status
+from ddtb6.web.control import Control
+from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, text
+from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
+from ddtb6.web.login import Login
+from ddtb6.web.pages import STATIC, static_file
+from ddtb6.web.routes import Desk, Route
+from ddtb6.web.visitors import Role, Visitors
+
+T = TypeVar("T")
+
+log = Logger()
+
+
+class Lane(Protocol):
+    """Runs a slow function elsewhere, or raises `auth.local.LaneFull`."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class Store(AccountStore, SessionStore, ManagementStore, Protocol):
+    """The store in all roles that are needed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What of the daemon the web side shows and steers."""
+
+    config: Config
+    reactor: Any
+    clock: Clock
+    store: Store
+    broker: Broker
+    bus: Bus
+    overview: Callable[[], Overview]
+    owners: Authenticator
+    """Judges the passwords of tunnel accounts."""
+    in_thread: Lane
+    """Makes slow hashes."""
+
+
+class Web:
+    """All that is served by HTTP."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        """Opens nothing yet."""
+        config, store = daemon.config, daemon.store
+        self._daemon = daemon
+        self._ports: list[Any] = []
+        self._visitors = Visitors(daemon.clock, secrets.token_bytes)
+        self._login = Login(self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread)
+        self._control = Control(
+            store,
+            daemon.broker,
+            daemon.overview,
+            realm=config.server.realm,
+            clock=daemon.clock,
+            in_thread=daemon.in_thread,
+        )
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        return [
+            *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
+            *status.routes(self._daemon.overview),
+            *self._login.routes(),
+        ]
+
+    def site(self) -> server.Site:
+        """The pages and the API."""
+        config, reactor = self._daemon.config, self._daemon.reactor
+        return make_pages_site(Desk(self.routes(), self._visitors), config.web.trusted_proxies, reactor)
+
+    async def start(self) -> None:
+        """Listen. Raises twisted's CannotListenError, OSError, StoreError."""
+        config, reactor = self._daemon.config, self._daemon.reactor
+        if config.web.listen:
+            port: Any = await serverFromString(reactor, config.web.listen).listen(self.site())
+            self._ports.append(port)
+            host = port.getHost()
+            scheme = "https" if config.web.listen.startswith("ssl:") else "http"
+            if hasattr(host, "port"):
+                log.info("web: {scheme}://{host}:{port}/", scheme=scheme, host=host.host, port=host.port)
+            if not self._daemon.store.any_administrator():
+                log.info("nobody may manage the broker on its pages yet: `ddtb6 admin add NAME` makes one who may")
+        control = control_site.make_control_site(self._control, reactor)
+        self._ports.append(await control_site.listen(control, config.server.control, reactor))
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        while self._ports:
+            await self._ports.pop().stopListening()
+
+
+def make_pages_site(desk: Desk, proxies: Sequence[str], reactor: Any) -> server.Site:
+    """The site that `desk` answers for; X-Forwarded-* counts from `proxies`, addresses or networks."""
+    return make_site(_Everything(desk, _Proxies(proxies)), reactor)
+
+
+class _Proxies:
+    """Who is at the other end, believing proxies that are trusted."""
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        self._trusted = [ip_network(each, strict=False) for each in trusted]
+
+    def look_behind(self, peer: str, forwarded: str) -> str:
+        """The last address in `forwarded` (X-Forwarded-For) that is no trusted proxy, if `peer` is one."""
+        source = peer
+        for each in reversed(forwarded.split(",")):
+            if not self.trusts(source):
+                break
+            try:
+                source = str(ip_address(each.strip()))
+            except ValueError:
+                break
+        return source
+
+    def trusts(self, address: str) -> bool:
+        if not address:  # a unix socket, whose mode is the permission
+            return True
+        try:
+            known = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(known, "ipv4_mapped", None)
+        return any((mapped or known) in network for network in self._trusted)
+
+
+class _Everything(resource.Resource):
+    """Stands for every path."""
+
+    isLeaf = True
+
+    def __init__(self, desk: Desk, proxies: _Proxies) -> None:
+        super().__init__()
+        self._desk = desk
+        self._proxies = proxies
+
+    def render(self, request: BoundedRequest) -> int:
+        Deferred.fromCoroutine(_converse(request, self._desk, self._proxies))
+        return server.NOT_DONE_YET
+
+
+async def _converse(request: BoundedRequest, desk: Desk, proxies: _Proxies) -> None:
+    """Answer, unless the other end went away meanwhile. Never raises."""
+    stop: list[Callable[[], None]] = []
+    gone = request.notifyFinish()
+
+    def end(_: object) -> None:
+        while stop:
+            stop.pop()()
+
+    gone.addBoth(end)
+    try:
+        reply = await desk.answer(read(request, proxies))
+    except Exception:
+        log.failure("a page of refusal could not be made")
+        reply = text("That failed inside the broker; its log has the reason.", 500)
+    if gone.called:
+        return
+    _head(request, reply)
+    if isinstance(reply, Answer):
+        request.write(reply.body)
+    elif request.method != b"HEAD":
+        request.write(b"")
+        stop.append(reply.begin(request.write))
+        return
+    request.finish()
+
+
+def read(request: BoundedRequest, proxies: _Proxies) -> Request:
+    """What HTTP brought, as a value."""
+    headers = {
+        name.decode("latin-1").lower(): values[-1].decode("utf-8", "replace")
+        for name, values in request.requestHeaders.getAllRawHeaders()
+        if values
+    }
+    peer = getattr(request.getClientAddress(), "host", "")
+    secure = bool(request.isSecure())
+    host = headers.get("host", "")
+    if proxies.trusts(peer):
+        forwarded = b",".join(request.requestHeaders.getRawHeaders(b"x-forwarded-for") or [])
+        source = proxies.look_behind(peer, forwarded.decode("latin-1"))
+        secure = secure or headers.get("x-forwarded-proto", "").lower() == "https"
+        host = headers.get("x-forwarded-host", host)
+    else:
+        source = peer
+    path, _, query = request.uri.partition(b"?")
+    flaw = ""
+    try:
+        asked = fields(query)
+    except Refused as refused:
+        asked, flaw = {}, str(refused)
+    return Request(
+        method=request.method.decode("latin-1"),
+        path=path.decode("latin-1"),
+        query=asked,
+        flaw=flaw,
+        headers=headers,
+        body=request.body,
+        oversized=request.oversized,
+        source=source,
+        secure=secure,
+        host=host,
+    )
+
+
+def _head(request: BoundedRequest, reply: Reply) -> None:
+    """Status and headers."""
+    for name, value in SECURITY_HEADERS.items():
+        request.setHeader(name.encode("ascii"), value.encode("ascii"))
+    request.setHeader(b"Content-Type", reply.content_type.encode("ascii"))
+    if isinstance(reply, Stream):
+        request.setHeader(b"Cache-Control", NO_STORE.encode("ascii"))
+        return
+    request.setResponseCode(reply.status)
+    request.setHeader(b"Cache-Control", reply.cache.encode("ascii"))
+    request.setHeader(b"Content-Length", str(len(reply.body)).encode("ascii"))
+    for name, value in reply.headers:
+        request.responseHeaders.addRawHeader(name.encode("ascii"), value.encode("ascii"))

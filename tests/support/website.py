@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole web side on a broker under virtual time: nothing is faked but the wire."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from support.stored import now
+from support.virtual import SERVER, World, account
+from support.web import Browser
+from twisted.internet.defer import execute
+from twisted.trial import unittest
+
+from ddtb6.addressing.endpoint import Carrier, Encapsulation, Endpoint, Link
+from ddtb6.broker.management import Administrator
+from ddtb6.broker.ports import Opening, Session
+from ddtb6.broker.views import Overview
+from ddtb6.config import Config
+from ddtb6.web.routes import Route
+from ddtb6.web.serve import Daemon, Web
+from ddtb6.web.visitors import Role
+
+PASSWORD = "s3cret"
+VERSION = "2.0.2"
+
+
+class WebCase(unittest.TestCase):
+    """The accounts alice and bob, and the administrator root, all with the password `PASSWORD`."""
+
+    trusted_proxies: tuple[str, ...] = ()
+
+    def setUp(self) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="ddtb6-"))
+        self.addCleanup(shutil.rmtree, directory)
+        self.world = world = World(directory, accounts={"alice": PASSWORD, "bob": PASSWORD})
+        self.addCleanup(world.close)
+        stored = account("root", PASSWORD).password_hash
+        assert stored is not None
+        now(world.store.add_administrator(Administrator("root", stored, 0.0)))
+        base = Config()
+        self.config = replace(
+            base, web=replace(base.web, trusted_proxies=self.trusted_proxies), pools=world.policy.pools
+        )
+        self.web = Web(
+            Daemon(
+                self.config,
+                world.clock,
+                world.clock,
+                world.store,
+                world.broker,
+                world.bus,
+                self.overview,
+                world.authenticator,
+                partial(execute),
+            )
+        )
+        self.site = self.web.site()
+
+    def overview(self) -> Overview:
+        world = self.world
+        return Overview(
+            version="1",
+            started=world.clock.epoch(),
+            listening=("udp 192.0.2.1:3653",),
+            data_plane="memory",
+            data_plane_reason="It was asked for.",
+            firewall="None.",
+            encapsulations=("v6udpv4",),
+            mechanisms=world.policy.mechanisms,
+            negotiations=0,
+            activity=world.broker.activity(),
+        )
+
+    def browser(self, role: Role = Role.NOBODY) -> Browser:
+        """A browser that is logged in as alice (an owner) or root (an administrator), or not at all."""
+        browser = Browser(self.site)
+        if role is not Role.NOBODY:
+            got = browser.log_in(role.value, "alice" if role is Role.OWNER else "root", PASSWORD)
+            assert got.status == 303, got.text
+        return browser
+
+    def routes(self) -> list[Route]:
+        return self.web.routes()
+
+    def tunnel(self, user: str = "alice", version: str = VERSION, prefix_pool: str | None = "homes") -> Session:
+        """A tunnel of `user` that stands, from an endpoint made of the name."""
+        world = self.world
+        remote = Endpoint(f"198.51.100.{sum(user.encode()) % 250 + 1}", 4000 + len(user))
+        opening = Opening(
+            owner=f"user:{user}",
+            user=user,
+            link=Link(Carrier.UDP, SERVER, remote),
+            encapsulation=Encapsulation.V6UDPV4,
+            mechanism="DIGEST-MD5",
+            client_version=version,
+            address_pool="links",
+            prefix_pool=prefix_pool,
+            mtu=1280,
+            idle_limit=180.0,
+        )
+        session: Session = now(world.store.open_session(opening))
+        now(world.broker._tunnels.stand(session, nat=True, by=str(remote)))
+        return session

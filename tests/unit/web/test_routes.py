@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may ask for what: every row of the table times every role, forged requests, requests that are none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.website import WebCase
+
+from ddtb6.web.exchange import Answer, Request, fields, is_local, segments
+from ddtb6.web.http import BODY_LIMIT
+from ddtb6.web.routes import Desk, Route
+from ddtb6.web.visitors import Role, Visitors
+
+
+def example(route: Route) -> str:
+    """A path that the row matches."""
+    return re.sub(r"\{[^}]*\}", "1", route.path)
+
+
+class Permissions(WebCase):
+    def test_every_row_times_every_role(self) -> None:
+        for role in Role:
+            for route in self.routes():
+                browser = self.browser(role)
+                self.world.clock.advance(600)
+                path = example(route)
+                if route.method == "GET":
+                    fetch = browser.ask("GET", path)
+                else:
+                    csrf = browser.get("/login").csrf
+                    fetch = browser.ask(route.method, path, headers={"X-CSRF-Token": csrf})
+                got, api = fetch.got, path.startswith("/api/")
+                fetch.hang_up()
+                what = f"{route.method} {path} as {role}: {got and got.status}"
+                if route.role in (Role.NOBODY, role):
+                    assert got is not None, what
+                    assert got.status not in (401, 403, 405, 500), what
+                    assert "/login" not in got.headers.get("location", ""), what
+                elif role is Role.NOBODY:
+                    assert got is not None, what
+                    expected = 401 if api else 303 if route.method == "GET" else 403
+                    assert got.status == expected, what
+                else:
+                    assert got is not None, what
+                    assert got.status == 403, what
+                assert "content-security-policy" in got.headers, what
+                assert got.headers["x-frame-options"] == "DENY", what
+
+    def test_what_is_for_somebody_is_never_kept_by_caches(self) -> None:
+        browsers = {role: self.browser(role) for role in Role}
+        for route in self.routes():
+            if route.role is not Role.NOBODY and route.method == "GET":
+                fetch = browsers[route.role].ask("GET", example(route))
+                assert fetch.got is not None
+                assert fetch.got.headers["cache-control"] == "no-store", route.path
+                fetch.hang_up()
+
+    def test_no_two_rows_are_the_same(self) -> None:
+        rows = [Route("GET", "/x", role, lambda request, visitor: Answer()) for role in Role]
+        with pytest.raises(ValueError, match="GET /x"):
+            Desk(rows, Visitors(self.world.clock, bytes))
+
+
+class Forgery(WebCase):
+    def test_every_change_needs_the_token_of_its_session(self) -> None:
+        for role in Role:
+            browser = self.browser(role)
+            stolen = self.browser(role).get("/login").csrf
+            for route in self.routes():
+                if route.method in ("GET", "HEAD") or route.role not in (Role.NOBODY, role):
+                    continue
+                for headers in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": "0" * 64}, {"X-CSRF-Token": stolen}):
+                    got = browser.take(browser.ask(route.method, example(route), headers=headers))
+                    assert got.status == 403, (route.path, role, headers)
+
+    def test_another_site_can_do_nothing_even_with_the_token(self) -> None:
+        browser = self.browser(Role.OWNER)
+        csrf = browser.get("/").csrf
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": "https://broker"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site", "Origin": "http://broker"},
+        ):
+            got = browser.post("/logout", {"csrf": csrf}, **headers)
+            assert (got.status, "another site" in got.text) == (403, True), headers
+        got = browser.post("/logout", {"csrf": csrf}, **{"Origin": "http://broker", "Sec-Fetch-Site": "same-origin"})
+        assert got.status == 303
+
+
+class NoRequests(WebCase):
+    def test_large_bodies_are_refused_and_not_kept(self) -> None:
+        browser = self.browser()
+        csrf = browser.get("/login").csrf
+        got = browser.post("/login", {"csrf": csrf, "name": "x" * BODY_LIMIT})
+        assert got.status == 413
+
+    def test_too_many_fields(self) -> None:
+        assert self.browser().get("/?" + "a=1&" * 300).status == 400
+
+    def test_paths_that_are_none(self) -> None:
+        for path in ("/%ff", "/%00", "//", "/.", "/login/", "/login/x", "/static/../login", "http://broker/login"):
+            got = self.browser().get(path)
+            assert got.status == 404, path
+            assert got.headers["content-type"] == "text/html; charset=utf-8"
+        got = self.browser().get("/api/nothing")
+        assert (got.status, got.headers["content-type"]) == (404, "application/problem+json")
+        assert got.json["status"] == 404
+
+    def test_methods(self) -> None:
+        browser = self.browser()
+        got = browser.take(browser.ask("DELETE", "/login"))
+        assert (got.status, got.headers["allow"]) == (405, "GET, POST, HEAD")
+        assert browser.take(browser.ask("BREW", "/login")).status == 405
+
+
+@given(st.binary(max_size=300))
+def test_whatever_comes_is_read(octets: bytes) -> None:
+    found = fields(octets)
+    assert all(isinstance(value, str) for value in found.values())
+    segments(octets.decode("latin-1"))
+    Request("POST", "/", body=octets, headers={"content-type": "application/x-www-form-urlencoded"}).form()
+
+
+@given(st.text(max_size=50))
+def test_local_paths_stay_here(path: str) -> None:
+    if is_local(path):
+        assert path[0] == "/"
+        assert path[1:2] not in ("/", "\\")
+        assert path.isprintable()
