@@ -99,12 +99,14 @@ vm-debug: $(READY)  ## the tests of utun on a kernel with KASAN, lockdep and kme
 	@$(call packages,ip=iproute2 ethtool=ethtool)
 	@tests/support/vm_debug
 
-docs: $(READY)  ## write what is drawn from the source: manual pages, the state diagram of docs/negotiation.md
+docs: $(READY)  ## write what is drawn from the source: manual pages, etc/ddtb6.toml, the diagram of docs/negotiation.md
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \
 	  page = pathlib.Path("docs/negotiation.md"); old = page.read_text(); \
 	  page.write_text(re.sub(r"(?s)(?<=```mermaid\n).*?(?=```)", lambda _: diagram(), old))'
 	@$(BIN)/python docs/man.py
-	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py, docs/man/ is written by docs/man.py"
+	@$(BIN)/python -c 'from ddtb6.config.sample import sample; print(sample(), end="")' >etc/ddtb6.toml
+	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py, docs/man/ is written by docs/man.py,"
+	@echo "docs: and etc/ddtb6.toml by ddtb6/config/sample.py"
 
 deb:  ## build the Debian packages ddtb6 and utun-dkms into dist/
 	@$(call packages,dpkg-buildpackage=dpkg-dev)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Writes the manual pages docs/man/ddtb6.1, ddtb6.8 and ddtb6.toml.5; run as ``python docs/man.py``.
 
-Commands and options come from the parsers of the tool and the daemon, configuration keys from `config.describe`. Only
-what stands in none of these is written here.
+Commands and options come from the parsers of the tool and the daemon, configuration keys from `config.documentation`.
+Only what stands in none of these is written here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from ddtb6 import __version__
 from ddtb6.cli.connect import PASSWORD_VARIABLE
 from ddtb6.cli.main import COMMANDS, _parser
-from ddtb6.config import describe
-from ddtb6.config.sections import SECTIONS, SEVERAL, Key
+from ddtb6.config.documentation import Key, describe, headline
+from ddtb6.config.sections import SECTIONS, SEVERAL
 from ddtb6.tap import Options
 
 PAGES = Path(__file__).parent / "man"
@@ -221,8 +221,10 @@ def configuration() -> str:
     lines += [".SH SYNOPSIS", italic("/etc/ddtb6/ddtb6.toml"), ".SH DESCRIPTION", CONFIGURATION.strip()]
     keys = describe()
     for section, kind in {**SECTIONS, **SEVERAL}.items():
-        title = " ".join((kind.__doc__ or "").split())
+        title, more = headline(kind)
         lines.append(f'.SH "{literal(title)}"')
+        if more:
+            lines.append(prose(more))
         for key in keys:
             if key.section == section:
                 lines += tagged(rf"{bold(key.name)} \- {key.type}, {literal(default_of(key))}", key.doc)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration: TOML in, frozen dataclasses out, all errors at once.
 
-`sections` is what can be said, `reading` turns a file into it.
+`sections` is what can be said, `reading` turns a file into it, `sample` writes one.
 """
 
+from ddtb6.config.documentation import describe
 from ddtb6.config.reading import ConfigError, Problem, cautions, load, parse, radius_client_secret, radius_secret
 from ddtb6.config.sections import (
     AuthConfig,
@@ -20,7 +21,6 @@ from ddtb6.config.sections import (
     ServerConfig,
     TunnelConfig,
     WebConfig,
-    describe,
 )
 
 __all__ = [

@@ -2,23 +2,19 @@
 """What a configuration can say: one dataclass for each section.
 
 Every field has its documentation (meaning, unit) as docstring, its default beside it, and its range as metadata
-`check`; `describe` gives all of that to whoever writes manuals and samples.
+`check`; `config.documentation` gives all of that to whoever writes manuals and samples.
 Not here: TOML and what holds between several keys (`config.reading`).
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import difflib
-import inspect
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool, Use
@@ -118,7 +114,10 @@ class ServerConfig:
             "must have 1 to 24 visible ASCII characters without quote, comma, backslash and colon",
         ),
     )
-    """Realm of DIGEST-MD5, at most 24 characters. Part of every stored DIGEST secret: changing it voids them all."""
+    """Realm of DIGEST-MD5: up to 24 characters, without quote, comma, backslash and colon.
+
+    It is part of every stored DIGEST secret, so choose it before the first account: changing it voids all of them.
+    """
     history: int = field(default=365, metadata=_between(0, 36_500))
     """Days for which it is remembered who had which address when, and from where; 0: for ever."""
 
@@ -130,7 +129,11 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """[listen]"""
+    """[listen]
+
+    Where clients reach the broker. Under systemd its sockets are opened by ddtb6.socket, which has to name the same
+    addresses.
+    """
 
     udp: tuple[Endpoint, ...] = field(
         default=(Endpoint("0.0.0.0", 3653), Endpoint("::", 3653)), metadata={"check": _once}
@@ -147,9 +150,16 @@ class AuthConfig:
     """[auth]"""
 
     chain: tuple[str, ...] = field(default=("local",), metadata=_among(*AUTHENTICATORS))
-    """Who judges log-ins, in this order: `local` (`ddtb6 user`), `radius`, `anonymous` (anybody gets one address)."""
+    """Who judges log-ins, in this order: `local`, the accounts of `ddtb6 user`; `radius`, the servers below.
+
+    RADIUS answers for every account, so it goes behind `local`. `anonymous` lets anybody have one address, and takes a
+    pool whose use is `anonymous`.
+    """
     mechanisms: tuple[str, ...] = field(default=MECHANISMS, metadata=_among(*MECHANISMS))
-    """SASL mechanisms that may be offered; offered are those that somebody in the chain can judge."""
+    """SASL mechanisms that may be offered; offered are those that somebody in the chain can judge.
+
+    PLAIN shows the password to everybody on the way. A list of your own must hold nothing that nobody can judge.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +169,19 @@ class RadiusConfig:
     order: tuple[str, ...] = field(default=(), metadata={"check": _once})
     """Names of the servers in the order in which they are asked; empty: by name."""
     modes: tuple[str, ...] = field(default=("pap", "digest"), metadata={"check": _modes})
-    """`pap` judges PLAIN; one of `digest` (RFC 5090), `digest-draft` (206 and 207) and `ha1` judges DIGEST-MD5."""
+    """How the servers judge: `pap` PLAIN by User-Password, which every server can; DIGEST-MD5 by one of the others.
+
+    These are `digest` (RFC 5090 attributes) and `digest-draft` (206 and 207), which take the policy that comes with
+    ddtb6 (freeradius/), or `ha1`: the server hands out MD5(user:realm:password), as good as the password, so only over
+    a protected path.
+    """
     without_rspauth: bool = False
-    """Accept DIGEST-MD5 although the server proved nothing to the client; most clients then give up."""
+    """Accept DIGEST-MD5 although the server proved nothing to the client (no Digest-Response-Auth).
+
+    Most clients then give up.
+    """
     nas_identifier: str = field(default="", metadata=_matching(r"[ -~]{0,253}", "is not plain text of 253 characters"))
-    """NAS-Identifier; empty: the name of this host."""
+    """NAS-Identifier, at most 253 characters; empty: the name of this host."""
     nas_ip_address: IPv4Address | None = None
     """NAS-IP-Address; empty: not sent."""
     nas_ipv6_address: IPv6Address | None = None
@@ -201,7 +219,7 @@ class RadiusServerConfig:
     acct_port: int = field(default=1813, metadata=_between(0, 65535))
     """UDP port for accounting; 0: none."""
     secret: str = field(default="", repr=False, metadata={"secret": True})
-    """The shared secret; RFC 2865 asks for 16 characters or more."""
+    """The shared secret; RFC 2865 asks for 16 characters or more. Keep a file that has it to the daemon."""
     secret_file: Path | None = None
     """File that has the shared secret in its first line; in place of `secret`."""
     message_authenticator: str = field(default="auto", metadata=_among("auto", "yes", "no"))
@@ -243,9 +261,9 @@ class TunnelConfig:
     idle_limit: int = field(default=180, metadata=_between(0, 31_536_000))
     """Seconds of silence after which a tunnel is taken down; 0: never. At least 5 keepalives are always allowed for."""
     lifetime: int = field(default=604800, metadata=_between(3600, 31_536_000))
-    """Told to the client as it stands; clients read it as minutes, as seconds, or not at all."""
+    """Lifetime told to the client as it stands; clients read it as minutes, as seconds, or not at all."""
     resolver: IPv6Address | None = None
-    """Recursive DNS resolver told to clients."""
+    """Recursive DNS resolver told to clients, such as `2001:db8::53`; empty: none."""
     domain: str = field(
         default="",
         metadata=_matching(
@@ -292,7 +310,7 @@ class FirewallConfig:
     """[firewall]"""
 
     backend: str = field(default="auto", metadata=_among("auto", "nft", "iptables", "none"))
-    """`auto`, `nft`, `iptables` or `none`."""
+    """What clamps TCP MSS and limits signalling: `auto`, `nft`, `iptables` or `none`."""
     signalling_rate: int = field(default=50, metadata=_between(0, 1_000_000))
     """Signalling datagrams a second that one source may send before the kernel drops them; 0: no limit."""
 
@@ -312,10 +330,14 @@ class WebConfig:
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """[pool.NAME], one table for each pool"""
+    """[pool.NAME], one table for each pool
+
+    2001:db8::/32 is documentation space that nobody routes: put your own prefix in its place, and have it routed to
+    this machine. Blocks must not overlap.
+    """
 
     block: IPv6Network
-    """The addresses of the pool, such as `2001:db8:1::/48`. Blocks of different pools must not overlap."""
+    """The addresses of the pool, such as `2001:db8:1::/48`."""
     use: Use
     """`accounts` (one address for each logged-in client), `anonymous` (for each other client), or `prefixes`."""
     length: int | None = None
@@ -351,21 +373,7 @@ class Config:
         return self.radius.accounting and any(each.acct_port for each in self.radius_servers.values())
 
 
-# --- documentation ------------------------------------------------------------------------------------------------
-
-
-class Key(NamedTuple):
-    """A configuration key as a manual describes it."""
-
-    section: str
-    """Such as ``server``, ``pool.NAME``, or ``radius.server.NAME``."""
-    name: str
-    type: str
-    """In words, such as ``whole number``."""
-    default: Any
-    """`dataclasses.MISSING` where the key must be given."""
-    doc: str
-
+# --- all of them --------------------------------------------------------------------------------------------------
 
 SECTIONS: Mapping[str, type] = {
     "server": ServerConfig,
@@ -386,37 +394,3 @@ SEVERAL: Mapping[str, type] = {
     "pool.NAME": PoolConfig,
 }
 """The tables there are several of."""
-
-_TYPE_WORDS = {
-    "str": "text",
-    "bool": "true or false",
-    "Path": "path",
-    "int": "whole number",
-    "float": "number",
-    "Use": "text",
-    "IPv4Address": "IPv4 address",
-    "IPv6Address": "IPv6 address",
-    "IPv6Network": "IPv6 prefix",
-    "tuple[str, ...]": "list of text",
-    "tuple[Endpoint, ...]": "list of ADDRESS:PORT",
-}
-
-
-def describe() -> list[Key]:
-    """Every key with its documentation, read from the docstrings in this file."""
-    source = ast.parse(inspect.getsource(sys.modules[__name__]))
-    classes = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
-    keys = []
-    for section, kind in [*SECTIONS.items(), *SEVERAL.items()]:
-        docs = dict(_field_docs(classes[kind.__name__]))
-        for each in dataclasses.fields(kind):
-            words = _TYPE_WORDS[str(each.type).removesuffix(" | None")]
-            keys.append(Key(section, each.name, words, each.default, docs[each.name]))
-    return keys
-
-
-def _field_docs(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for declaration, following in zip(node.body, node.body[1:], strict=False):
-        match declaration, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
-                yield name, inspect.cleandoc(doc)
