@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from ddtb6.broker import events
 from ddtb6.broker.admission import Buckets
-from ddtb6.broker.ports import Clock, Session
+from ddtb6.broker.ports import Clock
 from ddtb6.tunnel.reasons import EndReason
 
 STRANGERS_RATE = 5.0
@@ -35,47 +35,19 @@ class Logbook:
     def write(self, event: events.Event) -> None:
         """Log `event`."""
         match event:
-            case events.NewcomerRefused(link):
-                self._stranger(f"{link.remote} turned away: too many negotiations")
-            case events.LoginRefused(link, mechanism, why):
-                self._stranger(f"log-in refused: {link.remote} by {mechanism}: {why}")
-            case events.RequestRefused(link, owner, status, why):
-                self._stranger(f"{owner} at {link.remote} was answered {status} ({why})")
+            case events.NewcomerRefused() | events.LoginRefused() | events.RequestRefused():
+                self._stranger(words(event))
             case events.LoggedIn() | events.SessionEstablished():
                 pass  # The session between them says the same and more.
-            case events.SessionOpened(session, nat):
-                spec = session.spec
-                self._of_session(
-                    session,
-                    f"session {session.id}: {session.owner} at {spec.remote}{' behind NAT' if nat else ''} by "
-                    f"{session.mechanism}, address {_text(spec.address)}, prefix {_prefix_text(spec.prefix)}",
-                )
-            case events.SessionEnded():
-                self._ended(event)
-            case events.Reconciled(kept, raised, lowered, closed):
-                self._info(
-                    f"data plane made to match the store: {kept} tunnels kept, {raised} raised, {lowered} lowered, "
-                    f"{closed} superseded sessions closed"
-                )
-            case events.PlaneTrouble(what):
-                self.log.error("data plane: {what}", what=what)
-
-    def _ended(self, event: events.SessionEnded) -> None:
-        session, ending = event.session, event.ending
-        by = f" by {event.by}" if event.by else ""
-        if ending.reason is EndReason.REPLACED and not event.by.startswith(f"{session.spec.remote.address}:"):
-            by += ", another address: do two machines use one account?"
-        self._of_session(
-            session,
-            f"session {session.id}: {session.owner} at {session.spec.remote} ended: {ending.reason.value}{by}; "
-            f"{ending.counters.octets_in} octets in, {ending.counters.octets_out} out",
-        )
-
-    def _of_session(self, session: Session, line: str) -> None:
-        if session.user is None:
-            self._stranger(line)
-        else:
-            self._info(line)
+            case events.SessionOpened(session) | events.SessionEnded(session):
+                if session.user is None:
+                    self._stranger(words(event))
+                else:
+                    self._info(words(event))
+            case events.PlaneTrouble():
+                self.log.error("{line}", line=words(event))
+            case _:
+                self._info(words(event))
 
     def _stranger(self, line: str) -> None:
         if not self._allowed.take("", self._clock.monotonic()):
@@ -89,6 +61,53 @@ class Logbook:
     def _info(self, line: str) -> None:
         # No fields: twistd formats each by itself, and a line for every session is a tenth of what a log-in costs.
         self.log.info(line.replace("{", "{{").replace("}", "}}"))
+
+
+def words(event: events.Event) -> str:
+    """What happened, in one line."""
+    match event:
+        case events.NewcomerRefused(link):
+            return f"{link.remote} turned away: too many negotiations"
+        case events.LoginRefused(link, mechanism, why):
+            return f"log-in refused: {_name(event.user)}{link.remote} by {mechanism}: {why}"
+        case events.RequestRefused(link, owner, status, why):
+            return f"{owner} at {link.remote} was answered {status} ({why})"
+        case events.LoggedIn(link, owner, mechanism):
+            return f"{owner} at {link.remote} logged in by {mechanism}"
+        case events.SessionEstablished(session):
+            return f"session {session.id}: {session.owner} accepted the offer"
+        case events.SessionOpened(session, nat):
+            spec = session.spec
+            return (
+                f"session {session.id}: {session.owner} at {spec.remote}{' behind NAT' if nat else ''} by "
+                f"{session.mechanism}, address {_text(spec.address)}, prefix {_prefix_text(spec.prefix)}"
+            )
+        case events.SessionEnded():
+            return _ended(event)
+        case events.Reconciled(kept, raised, lowered, closed):
+            return (
+                f"data plane made to match the store: {kept} tunnels kept, {raised} raised, {lowered} lowered, "
+                f"{closed} superseded sessions closed"
+            )
+        case events.PlaneTrouble(what):
+            return f"data plane: {what}"
+
+
+def _ended(event: events.SessionEnded) -> str:
+    session, ending = event.session, event.ending
+    by = f" by {event.by}" if event.by else ""
+    if ending.reason is EndReason.REPLACED and not event.by.startswith(f"{session.spec.remote.address}:"):
+        by += ", another address: do two machines use one account?"
+    return (
+        f"session {session.id}: {session.owner} at {session.spec.remote} ended: {ending.reason.value}{by}; "
+        f"{ending.counters.octets_in} octets in, {ending.counters.octets_out} out"
+    )
+
+
+def _name(claimed: str) -> str:
+    """The name that a stranger gave, bounded and on one line."""
+    short = claimed[:64]
+    return f"{short if short.isprintable() else ascii(short)} at " if short else ""
 
 
 def _text(address: IPv6Address) -> str:

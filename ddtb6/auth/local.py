@@ -144,4 +144,4 @@ class LocalUsers:
 def _accept(account: Account, rspauth: str | None = None) -> Verdict:
     if account.disabled:
         return Rejected("the account is disabled")
-    return Accepted(Principal(owner=f"user:{account.name}", user=account.name), rspauth)
+    return Accepted(Principal(f"user:{account.name}", account.name, account.terms), rspauth)

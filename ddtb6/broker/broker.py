@@ -18,9 +18,10 @@ from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, source_of, t
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker import events, lease, ports
 from ddtb6.broker.admission import Admission, Gate
+from ddtb6.broker.search import SessionQuery
 from ddtb6.broker.tally import Tally
 from ddtb6.broker.tunnels import Tunnels
-from ddtb6.broker.views import Activity, PoolView, Reconciliation, SessionView
+from ddtb6.broker.views import Activity, PoolView, Reconciliation, SessionPage, SessionView
 from ddtb6.sasl.mechanisms import Mechanism, mechanism
 from ddtb6.tsp.effects import (
     Answer,
@@ -196,7 +197,8 @@ class Broker:
                 error = AuthenticationFailed(message)
             case ports.NotMine():
                 why, error = "no authenticator knows the account", AuthenticationFailed()
-        self._bus.publish(events.LoginRefused(visitor.link, mechanism, why, error.code))
+        user = getattr(question.credentials, "user", "")
+        self._bus.publish(events.LoginRefused(visitor.link, mechanism, why, error.code, user))
         return Refused(token, error)
 
     async def _grant(self, visitor: Visitor, create: Create) -> Offer:
@@ -351,6 +353,10 @@ class Broker:
     async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""
         return await self._tunnels.views(only)
+
+    async def page(self, query: SessionQuery) -> SessionPage:
+        """The live sessions that a query asks for; cheap with 50,000 of them."""
+        return await self._tunnels.page(query)
 
     async def disconnect(self, tunnel: TunnelId, reason: EndReason) -> bool:
         """End a session now, durably; False when there is none of that id."""

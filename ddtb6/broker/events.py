@@ -34,6 +34,8 @@ class LoginRefused:
     """For the operator; the client was told less."""
     code: int = 300
     """Status code: 300, or 530 where nobody could judge."""
+    user: str = ""
+    """The name that was claimed, whatever it holds; empty: none was."""
 
 
 @dataclass(frozen=True, slots=True)

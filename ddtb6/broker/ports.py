@@ -301,6 +301,9 @@ class SessionStore(Protocol):
     async def leases(self, owner: str | None = None, *, held: bool = True, limit: int = 1000) -> Sequence[Lease]:
         """Leases in order of granting; `held` False gives the last `limit` that were released instead."""
 
+    async def leases_behind(self, after: IPv6Address | None, limit: int) -> Sequence[Lease]:
+        """Up to `limit` leases that are held, in the order of addresses, that begin behind `after`; None: the first."""
+
     async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
         """The newest `limit` sessions, live ones included, newest first."""
 
@@ -363,8 +366,8 @@ class AccountStore(Protocol):
     async def set_account_terms(self, name: str, terms: Terms) -> None:
         """What the account gets from its next log-in on. Raises NoSuchAccount."""
 
-    async def accounts(self) -> Sequence[Account]:
-        """All, by name."""
+    async def accounts(self, search: str = "", after: str = "", limit: int | None = None) -> Sequence[Account]:
+        """By name: those whose name begins with `search`, behind the name `after`; `limit` of them, or all."""
 
 
 # --- data plane ---------------------------------------------------------------------------------------------------

@@ -19,14 +19,16 @@ class Live:
 
     __slots__ = ("counted", "ends_at", "established", "interim_at", "nat", "quiet_since", "session")
 
-    def __init__(self, session: Session, now: float, *, nat: bool, established: bool, ends_at: float | None) -> None:
+    def __init__(
+        self, session: Session, now: float, *, nat: bool | None, established: bool, ends_at: float | None
+    ) -> None:
         self.session = session
         self.ends_at = ends_at
         """Monotonic second at which it ends whatever happens; None: it may go on."""
         self.interim_at: float | None = None
         """Monotonic second at which accounting is told of it again; None: it is not."""
         self.nat = nat
-        """The client believes it has another outer address than the one we see."""
+        """The client believes it has another outer address than the one we see; None: it said so to an earlier run."""
         self.established = established
         """The client accepted the offer or sent a packet."""
         self.counted = session.carried
@@ -49,6 +51,10 @@ class Registry:
 
     def __iter__(self) -> Iterator[Live]:
         return iter(tuple(self._by_id.values()))
+
+    def by_age(self, *, newest_first: bool) -> Iterator[Live]:
+        """In the order in which they were added, or the other way round; to be used up at once."""
+        return iter(reversed(self._by_id.values()) if newest_first else self._by_id.values())
 
     def __contains__(self, live: Live) -> bool:
         return self._by_id.get(live.session.id) is live

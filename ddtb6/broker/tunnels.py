@@ -17,7 +17,8 @@ from dataclasses import replace
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, ports
 from ddtb6.broker.registry import Live, Registry
-from ddtb6.broker.views import Reconciliation, SessionView
+from ddtb6.broker.search import SessionQuery, find
+from ddtb6.broker.views import Reconciliation, SessionPage, SessionView
 from ddtb6.broker.wheel import Wheel
 from ddtb6.tsp.status import AddressInUse, RequestInProgress
 from ddtb6.tunnel.reasons import EndReason, Refusal
@@ -141,7 +142,7 @@ class Tunnels:
             self._watch_interim(live)
         return live in self._live
 
-    def _alive(self, session: ports.Session, *, nat: bool, established: bool) -> Live:
+    def _alive(self, session: ports.Session, *, nat: bool | None, established: bool) -> Live:
         now = self._clock.monotonic()
         return Live(session, now, nat=nat, established=established, ends_at=self._ends_at(session))
 
@@ -247,7 +248,7 @@ class Tunnels:
                 self._endings.append(ports.Ending(session.id, reason, session.carried))
             taken |= {session.owner, session.spec.remote}
         for session in reversed(newest):
-            live = self._alive(session, nat=False, established=True)
+            live = self._alive(session, nat=None, established=True)
             self._live.add(live)
             self._watch(live)
             self._watch_interim(live)
@@ -340,11 +341,18 @@ class Tunnels:
 
     # --- views ----------------------------------------------------------------------------------------------------
 
+    async def page(self, query: SessionQuery) -> SessionPage:
+        """The tunnels that a query asks for."""
+        total, found = find(self._live, query)
+        seen = {each.spec.id: each for each in await self._plane.dump([live.session.id for live in found])}
+        now = self._clock.monotonic()
+        return SessionPage(total, tuple(_view(live, seen.get(live.session.id), now) for live in found))
+
     async def views(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""
         seen = {each.spec.id: each for each in await self._plane.dump(None if only is None else [only])}
         now = self._clock.monotonic()
-        chosen = (live for live in self._live if only is None or live.session.id == only)
+        chosen = self._live if only is None else [live] if (live := self._live.get(only)) else []
         return [_view(live, seen.get(live.session.id), now) for live in chosen]
 
 

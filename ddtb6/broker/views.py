@@ -28,8 +28,8 @@ class SessionView:
     local: Endpoint
     address: IPv6Address
     prefix: IPv6Network | None
-    nat: bool
-    """The client believes it has another outer address than the one we see."""
+    nat: bool | None
+    """The client believes it has another outer address than the one we see; None: the broker was restarted since."""
     mechanism: str
     client_version: str
     started: float
@@ -39,6 +39,15 @@ class SessionView:
     silent_for: float | None
     """Seconds since the last packet from the client; None before the first."""
     counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """Some of the live sessions."""
+
+    total: int
+    """How many were found."""
+    sessions: tuple[SessionView, ...]
 
 
 @dataclass(frozen=True, slots=True)

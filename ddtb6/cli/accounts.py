@@ -17,6 +17,13 @@ from ddtb6.cli.main import Failure
 from ddtb6.cli.reach import call
 from ddtb6.config import Config, load
 
+ASSIGNED = (
+    ("address", "ADDRESS", "this inner address"),
+    ("prefix", "PREFIX", "this prefix, where the client asks for one"),
+    ("address-pool", "POOL", "an address of this pool"),
+    ("prefix-pool", "POOL", "a prefix of this pool"),
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -25,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("passwd", "give an account another password"),
         ("list", "list the accounts"),
         ("show", "show an account, what it holds, and its last sessions"),
+        ("assign", "choose what an account gets; what is left out, the pools decide as for all"),
         ("disable", "let an account log in no more, and end its session; it keeps its addresses"),
         ("enable", "let a disabled account log in again"),
         ("delete", "remove an account, end its session and release what it holds"),
@@ -36,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             command.add_argument(
                 "--password-stdin", action="store_true", help="read the password from the first line of standard input"
             )
+        if action == "assign":
+            for option, kind, meaning in ASSIGNED:
+                command.add_argument(f"--{option}", metavar=kind, help=meaning)
         output.add_json(command)
 
 
@@ -45,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action != "list":
         given["name"] = arguments.name
     if arguments.action in ("add", "passwd"):
-        given["password"] = _password(arguments)
+        given["password"] = read_password(arguments)
+    if arguments.action == "assign":
+        given |= {option.replace("-", "_"): vars(arguments)[option.replace("-", "_")] for option, _, _ in ASSIGNED}
     answer = call(config, f"user.{arguments.action}", **given)
     if arguments.json:
         output.print_json(answer)
@@ -54,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _password(arguments: argparse.Namespace) -> str:
+def read_password(arguments: argparse.Namespace) -> str:
+    """From a prompt, or from standard input where that was asked for. Raises Failure."""
     if arguments.password_stdin:
         line = sys.stdin.readline()
         if not line:
@@ -101,6 +115,7 @@ def _shown(answer: Any, config: Config) -> None:
             ("User", account["name"]),
             ("State", _state(account)),
             ("Created", output.when(account["created"])),
+            *((name.capitalize().replace("_", " "), value) for name, value in account["assigned"].items()),
             ("Log-in by", ", ".join(account["mechanisms"]) or "nothing; set a password with ddtb6 user passwd"),
         ]
     )
@@ -128,6 +143,13 @@ def _shown(answer: Any, config: Config) -> None:
                 for each, ended in sessions
             ],
         )
+
+
+def _assigned(account: Any, config: Config) -> None:
+    name = account["name"]
+    chosen = [f"{key.replace('_', ' ')} {value}" for key, value in account["assigned"].items() if value]
+    print(f"User {name} gets {', '.join(chosen) or 'what the pools give'}, from its next log-in on.")
+    print(f"Next: ddtb6 user show {name} shows its session; ddtb6 session kill ID makes the client log in again.")
 
 
 def _disabled(answer: Any, config: Config) -> None:
@@ -160,6 +182,7 @@ _PRINTERS = {
     "passwd": _changed,
     "list": _listed,
     "show": _shown,
+    "assign": _assigned,
     "disable": _disabled,
     "enable": _enabled,
     "delete": _deleted,

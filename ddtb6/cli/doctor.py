@@ -30,8 +30,8 @@ from ddtb6.cli import output
 from ddtb6.cli.radius import probe
 from ddtb6.cli.status import reconciled
 from ddtb6.config import Config, ConfigError, cautions, load
-from ddtb6.web.control import ControlError
 from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
+from ddtb6.web.verbs import ControlError
 
 PYTHON = (3, 11)
 LIBRARIES = {

@@ -21,7 +21,10 @@ from ddtb6 import __version__
 DEFAULT_CONFIG = Path("/etc/ddtb6/ddtb6.toml")
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "user": ("ddtb6.cli.accounts", "accounts: add, passwd, list, show, disable, enable, delete"),
+    "user": ("ddtb6.cli.accounts", "accounts: add, passwd, list, show, assign, disable, enable, delete"),
+    "admin": ("ddtb6.cli.admins", "administrators, who manage the broker on its pages: add, passwd, list, delete"),
+    "token": ("ddtb6.cli.tokens", "tokens for scripts that use the API: add, list, delete"),
+    "audit": ("ddtb6.cli.audit", "who changed what, when, and from where"),
     "session": ("ddtb6.cli.sessions", "live sessions: list, show, kill"),
     "lease": ("ddtb6.cli.leases", "who holds which address and prefix: list, release"),
     "whois": ("ddtb6.cli.whois", "who held an address at a given time, and from where"),
@@ -63,8 +66,8 @@ def _run(arguments: argparse.Namespace) -> int:
     # Imported late: `ddtb6 --help` and wrong usage need none of it.
     from ddtb6.broker.ports import StoreError
     from ddtb6.config import ConfigError
-    from ddtb6.web.control import ControlError
     from ddtb6.web.control_client import NotPermitted
+    from ddtb6.web.verbs import ControlError
 
     module: Any = importlib.import_module(COMMANDS[arguments.command][0])
     try:

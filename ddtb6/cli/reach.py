@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config
-from ddtb6.web.control import VERBS, Control, ControlError, Kind
+from ddtb6.web.control import VERBS, Control
 from ddtb6.web.control_client import ControlClient, NotRunning
+from ddtb6.web.control_site import user_name
+from ddtb6.web.verbs import Actor, ControlError, Kind
 
 T = TypeVar("T")
 
@@ -39,12 +41,15 @@ def _in_store(config: Config, verb: str, arguments: dict[str, object]) -> Any:
 
     from ddtb6.store.store import open_store
 
+    actor = Actor(f"local:{user_name(os.getuid())}")
     _become_owner(config)
     clock = SystemClock()
     store = open_store(config.server.database, config.pools, clock, in_thread=execute)
     try:
-        control = Control(store, None, None, realm=config.server.realm, clock=clock, in_thread=execute)
-        return _finish(control.call(verb, arguments))
+        control = Control(
+            store, None, None, realm=config.server.realm, pools=config.pools, clock=clock, in_thread=execute
+        )
+        return _finish(control.call(verb, arguments, actor))
     finally:
         _finish(store.close())
 

@@ -71,7 +71,7 @@ def _print_session(each: Any) -> None:
             ("Session", each["id"]),
             ("User", each["user"] or "(anonymous)"),
             ("Owner", each["owner"]),
-            ("Client", each["remote"] + (", behind a NAT" if each["nat"] else "")),
+            ("Client", each["remote"] + _NAT[each["nat"]]),
             ("Broker's end", each["local"]),
             ("Address", each["address"]),
             ("Prefix", each["prefix"] or "none"),
@@ -85,6 +85,9 @@ def _print_session(each: Any) -> None:
             *((f"Refused {reason}", count) for reason, count in counters["refused"].items()),
         ]
     )
+
+
+_NAT = {True: ", behind a NAT", False: "", None: ", perhaps behind a NAT (unknown since the broker was restarted)"}
 
 
 def _print_end(each: Any) -> None:

@@ -22,9 +22,11 @@ def find(connection: sqlite3.Connection, name: str) -> Account | None:
     return None if row is None else _account(row)
 
 
-def every(connection: sqlite3.Connection) -> list[Account]:
-    """All, by name."""
-    return [_account(row) for row in connection.execute(f"SELECT {_COLUMNS} FROM account ORDER BY name")]
+def page(connection: sqlite3.Connection, search: str, after: str, most: int) -> list[Account]:
+    """Up to `most` whose name begins with `search`, by name, behind the name `after`."""
+    beyond = f"{search}\U0010ffff"
+    statement = f"SELECT {_COLUMNS} FROM account WHERE name > ? AND name >= ? AND name <= ? ORDER BY name LIMIT ?"
+    return [_account(row) for row in connection.execute(statement, (after, search, beyond, most))]
 
 
 def add(connection: sqlite3.Connection, account: Account) -> None:

@@ -244,6 +244,7 @@ def _management(db: Database) -> None:
         not_null={"name", "hash", "role", "user", "created"},
     )
     db.table("token").create_index(["hash"], index_name="token_hash", unique=True)
+    db.table("token").create_index(["user"], index_name="token_user")
     db.execute("""
         CREATE TABLE audit (
             number INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -82,6 +82,11 @@ def delete_token(connection: sqlite3.Connection, name: str) -> None:
         raise NoSuchAccount(name)
 
 
+def delete_tokens_of(connection: sqlite3.Connection, user: str) -> None:
+    """Revoke the tokens of an account that goes."""
+    connection.execute("DELETE FROM token WHERE user = ?", (user,))
+
+
 def write_audit(
     connection: sqlite3.Connection, at: float, who: str, source: str, action: str, subject: Mapping[str, Any], why: str
 ) -> None:

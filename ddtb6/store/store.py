@@ -177,6 +177,10 @@ class Store:
                 found += page
         return sorted(found, key=lambda lease: (lease.granted, lease.prefix))
 
+    async def leases_behind(self, after: IPv6Address | None, limit: int) -> Sequence[Lease]:
+        packed = b"" if after is None else after.packed
+        return await self._writer.submit(partial(leases.page_of_held, after=packed, most=limit))
+
     async def past_sessions(self, owner: str | None = None, limit: int = 100) -> Sequence[PastSession]:
         return await self._writer.submit(lambda connection: sessions.newest(connection, owner, limit))
 
@@ -254,6 +258,7 @@ class Store:
 
         def delete(connection: sqlite3.Connection) -> None:
             accounts.delete(connection, name)
+            management.delete_tokens_of(connection, name)
             leases.release(connection, f"user:{name}", now)
 
         await self._writer.submit(delete)
@@ -261,8 +266,16 @@ class Store:
     async def set_account_terms(self, name: str, terms: Terms) -> None:
         await self._writer.submit(lambda connection: accounts.set_terms(connection, name, terms))
 
-    async def accounts(self) -> Sequence[Account]:
-        return await self._writer.submit(accounts.every)
+    async def accounts(self, search: str = "", after: str = "", limit: int | None = None) -> Sequence[Account]:
+        found: list[Account] = []
+        while limit is None or len(found) < limit:
+            most = SLICE if limit is None else min(SLICE, limit - len(found))
+            page = await self._writer.submit(partial(accounts.page, search=search, after=after, most=most))
+            found += page
+            if len(page) < most:
+                break
+            after = page[-1].name
+        return found
 
     # --- management ---
 

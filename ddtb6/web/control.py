@@ -1,144 +1,52 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The management verbs: one implementation, called over the control socket and by the tool on a stopped broker's store.
+"""The management verbs: one implementation behind the control socket, the pages, the API, and the tool on a stopped
+broker's store.
 
-`VERBS` is the whole interface: each verb with its arguments. Answers are what JSON can hold. Times are epoch seconds,
-addresses compressed text.
-Invariants: no answer and no error holds a password or verifier; an account that is disabled or deleted keeps no tunnel.
-Not here: HTTP (`web.control_site`, `web.control_client`), words and tables for people (`cli`).
+`VERBS` is the whole interface. Answers of `call` are what JSON can hold; of `run`, the values themselves. Times are
+epoch seconds, addresses compressed text.
+Invariants: no answer but that of `token.add`, and no error, holds a secret; every change that is carried out or refused
+stands in the audit log with who and from where.
+Not here: the verbs themselves (`accounts`, `tunnels`, `staff`), HTTP (`control_site`, `api`, `manage`), tables for
+people (`cli`).
 """
 
 from __future__ import annotations
 
-import difflib
-import enum
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from ipaddress import IPv6Address
-from typing import Any, Protocol, TypeVar
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from ddtb6.auth.passwords import InvalidAccount, new_account, new_secrets
-from ddtb6.broker.ports import (
-    Account,
-    AccountExists,
-    AccountStore,
-    Clock,
-    Ending,
-    Holding,
-    Lease,
-    NoSuchAccount,
-    SessionStore,
-    StoreError,
+from ddtb6.addressing.pool import Pool
+from ddtb6.auth.passwords import InvalidAccount
+from ddtb6.broker.ports import AccountExists, Clock, NoSuchAccount, StoreError
+from ddtb6.broker.views import Overview, plain
+from ddtb6.web.accounts import Accounts
+from ddtb6.web.recent import Recent
+from ddtb6.web.staff import Staff
+from ddtb6.web.tunnels import Books, Broker, Tunnels
+from ddtb6.web.verbs import (
+    ADDRESS,
+    COUNT,
+    FLAG,
+    ID,
+    MOMENT,
+    OFFSET,
+    OWNER,
+    PREFIX,
+    ROWS,
+    SECRETS,
+    SORT,
+    TEXT,
+    Actor,
+    ControlError,
+    InThread,
+    Kind,
+    Verb,
+    among,
 )
-from ddtb6.broker.views import Overview, SessionView, plain
-from ddtb6.tunnel.reasons import EndReason
-from ddtb6.tunnel.spec import TunnelId
 
-T = TypeVar("T")
-
-SESSIONS_SHOWN = 1000
-"""How many sessions `session.list` gives unless asked for more."""
-PAST_SHOWN = 10
-"""How many sessions of the past `user.show` gives."""
-
-
-class Broker(Protocol):
-    """What management needs of the running broker."""
-
-    async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
-        """Live sessions, oldest first; or the one asked for, if it lives."""
-
-    async def disconnect(self, tunnel: TunnelId, reason: EndReason) -> bool:
-        """End a live session; False when there is none with that id."""
-
-    async def disconnect_owner(self, owner: str, reason: EndReason) -> bool:
-        """End the owner's session; False when it has none."""
-
-    async def release(self, owner: str) -> Sequence[Lease]:
-        """End the owner's session, then give up its leases; returns what was released."""
-
-
-class Books(SessionStore, AccountStore, Protocol):
-    """The store in both of its roles."""
-
-
-class InThread(Protocol):
-    """Runs a slow function off the reactor's thread, or at once where there is no reactor."""
-
-    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-class Kind(enum.Enum):
-    """What sort of failure a `ControlError` is; the value stands in JSON."""
-
-    REQUEST = "request"
-    """The verb or an argument is wrong."""
-    MISSING = "missing"
-    """What was named does not exist."""
-    CONFLICT = "conflict"
-    """It exists already."""
-    STOPPED = "stopped"
-    """The verb needs a running broker."""
-    FAILED = "failed"
-    """Something broke; the daemon's log has the reason."""
-
-
-class ControlError(Exception):
-    """A verb was not carried out; the message is a sentence for the operator."""
-
-    def __init__(self, sentence: str, kind: Kind) -> None:
-        super().__init__(sentence)
-        self.kind = kind
-
-
-# --- arguments ----------------------------------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be text")
-    return value
-
-
-def _owner(value: object) -> str:
-    """An owner, or the name of a user."""
-    text = _text(value)
-    return text if ":" in text else f"user:{text}"
-
-
-def _id(value: object) -> TunnelId:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 32:
-        raise ValueError("must be a session id")
-    return TunnelId(value)
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError("must be a whole number above 0")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _moment(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError("must be epoch seconds")
-    return float(value)
-
-
-def _address(value: object) -> IPv6Address:
-    try:
-        return IPv6Address(_text(value))
-    except ValueError:
-        raise ValueError("must be an IPv6 address") from None
-
-
-# --- verbs --------------------------------------------------------------------------------------------------------
+Listener = Callable[[str, Mapping[str, Any], Actor], None]
+"""Told of each change that was carried out: verb, arguments as checked, who."""
 
 
 class Control:
@@ -151,224 +59,117 @@ class Control:
         overview: Callable[[], Overview] | None,
         *,
         realm: str,
+        pools: Mapping[str, Pool],
         clock: Clock,
         in_thread: InThread,
+        recent: Recent | None = None,
     ) -> None:
-        """`broker` and `overview` are None where no broker runs. `in_thread` hashes passwords."""
+        """`broker`, `overview` and `recent` are None where no broker runs. `in_thread` hashes passwords."""
         self._store = store
-        self._broker = broker
-        self._overview = overview
-        self._realm = realm
-        self._clock = clock
-        self._in_thread = in_thread
+        self.tunnels = Tunnels(store, broker, overview, recent)
+        self.accounts = Accounts(store, self.tunnels, pools, realm=realm, clock=clock, in_thread=in_thread)
+        self.staff = Staff(store, clock=clock, in_thread=in_thread, random_text=lambda: secrets.token_urlsafe(32))
+        self._listeners: list[Listener] = []
 
-    async def call(self, verb: str, arguments: object) -> Any:
+    def subscribe(self, listener: Listener) -> None:
+        """`listener` is called after each change, before it is answered; it must not raise."""
+        self._listeners.append(listener)
+
+    async def call(self, verb: str, arguments: object, actor: Actor) -> Any:
+        """`run`, and the answer as what JSON can hold."""
+        return plain(await self.run(verb, arguments, actor))
+
+    async def run(self, verb: str, arguments: object, actor: Actor) -> Any:
         """Carry out `verb` and return its answer. Raises ControlError, and nothing else whatever the input."""
         entry = VERBS.get(verb)
         if entry is None:
             raise ControlError(f'there is no verb "{verb[:40]}"; there are {", ".join(VERBS)}', Kind.REQUEST)
         checked = entry.check(verb, arguments)
+        if not entry.changes:
+            return await _explained(verb, entry, checked, self)
         try:
-            return plain(await entry.run(self, **checked))
-        except NoSuchAccount:
-            raise ControlError(
-                f"there is no user {checked.get('name')}; `ddtb6 user list` shows them", Kind.MISSING
-            ) from None
-        except AccountExists:
-            raise ControlError(
-                f"user {checked.get('name')} exists already; `ddtb6 user passwd` changes the password", Kind.CONFLICT
-            ) from None
-        except InvalidAccount as error:
-            raise ControlError(str(error), Kind.REQUEST) from None
+            answer = await _explained(verb, entry, checked, self)
+        except ControlError as error:
+            await self._note(verb, checked, actor, str(error))
+            raise
+        for listener in self._listeners:
+            listener(verb, checked, actor)
+        await self._note(verb, checked, actor, "")
+        return answer
+
+    async def _note(self, verb: str, checked: Mapping[str, Any], actor: Actor, failed: str) -> None:
+        subject = {name: plain(value) for name, value in checked.items() if name not in SECRETS}
+        try:
+            await self._store.write_audit(actor.who, actor.source, verb, subject, failed)
         except StoreError as error:
-            raise ControlError(str(error), Kind.FAILED) from None
+            done = "was not done, nor" if failed else "was done, but not"
+            raise ControlError(f"{verb} {done} written to the audit log: {error}", Kind.FAILED) from None
 
-    @property
-    def _live(self) -> Broker:
-        if self._broker is None:
-            raise _stopped()
-        return self._broker
 
-    async def overview(self) -> Overview:
-        if self._overview is None:
-            raise _stopped()
-        return self._overview()
-
-    # --- sessions ---
-
-    async def session_list(self, user: str | None = None, limit: int = SESSIONS_SHOWN) -> object:
-        found = [each for each in await self._live.sessions() if user is None or each.user == user]
-        return {"total": len(found), "sessions": found[:limit]}
-
-    async def session_show(self, id: TunnelId) -> SessionView:
-        views = await self._live.sessions(id)
-        if not views:
-            raise ControlError(f"there is no live session {id}; `ddtb6 session list` shows them", Kind.MISSING)
-        return views[0]
-
-    async def session_kill(self, id: TunnelId) -> SessionView:
-        view = await self.session_show(id)
-        await self._live.disconnect(id, EndReason.DISCONNECTED)
-        return view
-
-    # --- leases ---
-
-    async def lease_list(self, owner: str | None = None, released: bool = False) -> Sequence[Lease]:
-        return await self._store.leases(owner, held=not released)
-
-    async def lease_release(self, owner: str) -> Sequence[Lease]:
-        if self._broker is not None:
-            released = await self._broker.release(owner)
-        else:
-            await self._disconnect(owner, EndReason.DISCONNECTED)
-            released = await self._store.release(owner)
-        if not released:
-            raise ControlError(f"{owner} holds nothing; `ddtb6 lease list` shows who does", Kind.MISSING)
-        return released
-
-    async def whois(self, address: IPv6Address, at: float | None = None) -> Holding:
-        holding = await self._store.whois(address, at)
-        if holding is None:
-            sentence = f"nobody holds {address}" if at is None else f"nobody held {address} at that time"
-            raise ControlError(sentence, Kind.MISSING)
-        return holding
-
-    # --- accounts ---
-
-    async def user_add(self, name: str, password: str) -> object:
-        account = await self._in_thread(partial(new_account, name, password, self._realm, self._clock.epoch()))
-        await self._store.add_account(account)
-        return _shown(account)
-
-    async def user_passwd(self, name: str, password: str) -> object:
-        digest, password_hash = await self._in_thread(partial(new_secrets, name, password, self._realm))
-        await self._store.set_secrets(name, digest, password_hash)
-        return _shown(self._account(name))
-
-    async def user_list(self) -> object:
-        return [_shown(account) for account in await self._store.accounts()]
-
-    async def user_show(self, name: str) -> object:
-        account, owner = self._account(name), f"user:{name}"
-        past = await self._store.past_sessions(owner, PAST_SHOWN)
-        live = [
-            view for each in past if each.ended is None and self._broker for view in await self._live.sessions(each.id)
-        ]
-        return {
-            "account": _shown(account),
-            "leases": await self._store.leases(owner),
-            "live": live,
-            "past": [each for each in past if each.id not in {view.id for view in live}],
+async def _explained(verb: str, entry: Verb, checked: Mapping[str, Any], control: Control) -> Any:
+    noun = {"admin": "administrator"}.get(verb.partition(".")[0], verb.partition(".")[0])
+    name = checked.get("name")
+    try:
+        return await entry.run(control)(**checked)
+    except NoSuchAccount:
+        tool = verb.partition(".")[0]
+        raise ControlError(f"there is no {noun} {name}; `ddtb6 {tool} list` shows them", Kind.MISSING) from None
+    except AccountExists:
+        remedy = {
+            "user.add": "; `ddtb6 user passwd` changes the password",
+            "admin.add": "; `ddtb6 admin passwd` changes the password",
         }
-
-    async def user_disable(self, name: str) -> object:
-        await self._store.set_disabled(name, True)
-        disconnected = await self._disconnect(f"user:{name}", EndReason.DISABLED)
-        return {"account": _shown(self._account(name)), "disconnected": disconnected}
-
-    async def user_enable(self, name: str) -> object:
-        await self._store.set_disabled(name, False)
-        return {"account": _shown(self._account(name))}
-
-    async def user_delete(self, name: str) -> object:
-        account, owner = self._account(name), f"user:{name}"
-        await self._store.set_disabled(name, True)  # so that nobody logs in between the steps
-        disconnected = await self._disconnect(owner, EndReason.DISABLED)
-        leases = await self._store.leases(owner)
-        await self._store.delete_account(name)
-        return {"account": _shown(account), "disconnected": disconnected, "released": leases}
-
-    def _account(self, name: str) -> Account:
-        account = self._store.find_account(name)
-        if account is None:
-            raise NoSuchAccount(name)
-        return account
-
-    async def _disconnect(self, owner: str, reason: EndReason) -> bool:
-        """End the owner's session; a stopped broker's in the store, or its next start would raise it again."""
-        if self._broker is not None:
-            return await self._broker.disconnect_owner(owner, reason)
-        sessions = [each for each in await self._store.live_sessions() if each.owner == owner]
-        await self._store.close_sessions([Ending(each.id, reason, each.carried) for each in sessions])
-        return bool(sessions)
+        raise ControlError(f"{noun} {name} exists already{remedy.get(verb, '')}", Kind.CONFLICT) from None
+    except InvalidAccount as error:
+        raise ControlError(str(error), Kind.REQUEST) from None
+    except StoreError as error:
+        raise ControlError(str(error), Kind.FAILED) from None
 
 
-def _stopped() -> ControlError:
-    return ControlError("the broker is not running", Kind.STOPPED)
-
-
-def _shown(account: Account) -> Mapping[str, object]:
-    """An account without its secrets."""
-    return {
-        "name": account.name,
-        "disabled": account.disabled,
-        "created": account.created,
-        "mechanisms": [
-            mechanism
-            for mechanism, verifier in (("DIGEST-MD5", account.digest), ("PLAIN", account.password_hash))
-            if verifier
-        ],
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb and its arguments."""
-
-    run: Callable[..., Awaitable[Any]]
-    needed: Mapping[str, Callable[[object], Any]]
-    optional: Mapping[str, Callable[[object], Any]]
-    changes: bool
-    """It changes something, and is logged."""
-    live: bool
-    """It needs a running broker."""
-
-    def check(self, verb: str, arguments: object) -> dict[str, Any]:
-        """The arguments converted. Raises ControlError."""
-        if not isinstance(arguments, dict):
-            raise ControlError("the arguments must be a JSON object", Kind.REQUEST)
-        known = {**self.needed, **self.optional}
-        for name in arguments:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                meant = f"; did you mean {close[0]}?" if close else ""
-                raise ControlError(f'{verb} has no argument "{name[:40]}"{meant}', Kind.REQUEST)
-        for name in self.needed:
-            if name not in arguments:
-                raise ControlError(f"{verb} needs the argument {name}", Kind.REQUEST)
-        checked = {}
-        for name, value in arguments.items():
-            try:
-                checked[name] = known[name](value)
-            except ValueError as error:
-                raise ControlError(f"{name} {error}", Kind.REQUEST) from None
-        return checked
-
-
-def _verb(
-    run: Callable[..., Awaitable[Any]],
-    needed: Mapping[str, Callable[[object], Any]] | None = None,
-    optional: Mapping[str, Callable[[object], Any]] | None = None,
-    *,
-    changes: bool = False,
-    live: bool = False,
-) -> Verb:
-    return Verb(run, needed or {}, optional or {}, changes, live)
-
+_NAME = {"name": TEXT}
+_WITH_PASSWORD = {"name": TEXT, "password": TEXT}
 
 VERBS: Mapping[str, Verb] = {
-    "overview": _verb(Control.overview, live=True),
-    "session.list": _verb(Control.session_list, optional={"user": _text, "limit": _count}, live=True),
-    "session.show": _verb(Control.session_show, {"id": _id}, live=True),
-    "session.kill": _verb(Control.session_kill, {"id": _id}, changes=True, live=True),
-    "lease.list": _verb(Control.lease_list, optional={"owner": _owner, "released": _flag}),
-    "lease.release": _verb(Control.lease_release, {"owner": _owner}, changes=True),
-    "whois": _verb(Control.whois, {"address": _address}, {"at": _moment}),
-    "user.add": _verb(Control.user_add, {"name": _text, "password": _text}, changes=True),
-    "user.passwd": _verb(Control.user_passwd, {"name": _text, "password": _text}, changes=True),
-    "user.list": _verb(Control.user_list),
-    "user.show": _verb(Control.user_show, {"name": _text}),
-    "user.disable": _verb(Control.user_disable, {"name": _text}, changes=True),
-    "user.enable": _verb(Control.user_enable, {"name": _text}, changes=True),
-    "user.delete": _verb(Control.user_delete, {"name": _text}, changes=True),
+    "overview": Verb(lambda c: c.tunnels.overview, live=True),
+    "session.list": Verb(
+        lambda c: c.tunnels.list,
+        optional={"user": TEXT, "search": TEXT, "sort": SORT, "descending": FLAG, "offset": OFFSET, "limit": COUNT},
+        live=True,
+    ),
+    "session.show": Verb(lambda c: c.tunnels.show, {"id": ID}, live=True),
+    "session.kill": Verb(lambda c: c.tunnels.kill, {"id": ID}, changes=True, live=True),
+    "session.past": Verb(lambda c: c.tunnels.past, optional={"owner": OWNER, "limit": ROWS}),
+    "lease.list": Verb(
+        lambda c: c.tunnels.leases, optional={"owner": OWNER, "released": FLAG, "after": ADDRESS, "limit": ROWS}
+    ),
+    "lease.release": Verb(lambda c: c.tunnels.release, {"owner": OWNER}, changes=True),
+    "whois": Verb(lambda c: c.tunnels.whois, {"address": ADDRESS}, {"at": MOMENT}),
+    "event.list": Verb(lambda c: c.tunnels.events, optional={"user": TEXT, "limit": ROWS}, live=True),
+    "journal.list": Verb(lambda c: c.tunnels.journal, optional={"limit": ROWS}),
+    "user.add": Verb(lambda c: c.accounts.add, _WITH_PASSWORD, changes=True),
+    "user.passwd": Verb(lambda c: c.accounts.passwd, _WITH_PASSWORD, changes=True),
+    "user.list": Verb(lambda c: c.accounts.list, optional={"search": TEXT, "after": TEXT, "limit": ROWS}),
+    "user.show": Verb(lambda c: c.accounts.show, _NAME),
+    "user.assign": Verb(
+        lambda c: c.accounts.assign,
+        _NAME,
+        {"address": ADDRESS, "prefix": PREFIX, "address_pool": TEXT, "prefix_pool": TEXT},
+        changes=True,
+    ),
+    "user.disable": Verb(lambda c: c.accounts.disable, _NAME, changes=True),
+    "user.enable": Verb(lambda c: c.accounts.enable, _NAME, changes=True),
+    "user.delete": Verb(lambda c: c.accounts.delete, _NAME, changes=True),
+    "admin.add": Verb(lambda c: c.staff.admin_add, _WITH_PASSWORD, changes=True),
+    "admin.passwd": Verb(lambda c: c.staff.admin_passwd, _WITH_PASSWORD, changes=True),
+    "admin.list": Verb(lambda c: c.staff.admin_list),
+    "admin.delete": Verb(lambda c: c.staff.admin_delete, _NAME, changes=True),
+    "token.add": Verb(
+        lambda c: c.staff.token_add,
+        {"name": TEXT, "role": among(("administrator", "owner"))},
+        {"user": TEXT},
+        changes=True,
+    ),
+    "token.list": Verb(lambda c: c.staff.token_list),
+    "token.delete": Verb(lambda c: c.staff.token_delete, _NAME, changes=True),
+    "audit.list": Verb(lambda c: c.staff.audit, optional={"before": COUNT, "limit": ROWS}),
 }

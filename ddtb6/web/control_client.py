@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from ddtb6.web.control import ControlError, Kind
+from ddtb6.web.verbs import ControlError, Kind
 
 TIMEOUT = 60.0
 """Seconds to wait for an answer; disconnecting a user waits for the data plane and the disk."""

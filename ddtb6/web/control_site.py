@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pwd
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import resource, server
 
-from ddtb6.web.control import VERBS, Control, ControlError, Kind
+from ddtb6.web.control import VERBS, Control
 from ddtb6.web.http import BoundedRequest, answer_json, make_site
-
-STATUS = {Kind.REQUEST: 400, Kind.MISSING: 404, Kind.CONFLICT: 409, Kind.STOPPED: 503, Kind.FAILED: 500}
+from ddtb6.web.verbs import SECRETS, STATUS, Actor, ControlError, Kind
 
 log = Logger()
 
@@ -83,14 +84,14 @@ class _Verbs(resource.Resource):
         verb = b"/".join(request.postpath or []).decode("ascii", "replace")
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
-        work = Deferred.fromCoroutine(self._carry_out(verb, arguments))
+        work = Deferred.fromCoroutine(self._carry_out(verb, arguments, _caller(request)))
         work.addCallback(lambda reply: None if gone else self._finish(request, *reply))
         return server.NOT_DONE_YET
 
-    async def _carry_out(self, verb: str, arguments: object) -> tuple[object, int]:
+    async def _carry_out(self, verb: str, arguments: object, actor: Actor) -> tuple[object, int]:
         """The answer and its HTTP status. Never raises."""
         try:
-            result = await self._control.call(verb, arguments)
+            result = await self._control.call(verb, arguments, actor)
         except ControlError as error:
             return _error(str(error), error.kind), STATUS[error.kind]
         except Exception:
@@ -98,7 +99,7 @@ class _Verbs(resource.Resource):
             return _error("that failed inside the daemon; its log has the reason", Kind.FAILED), 500
         if VERBS[verb].changes:
             assert isinstance(arguments, dict)
-            subject = {key: value for key, value in arguments.items() if key != "password"}
+            subject = {key: value for key, value in arguments.items() if key not in SECRETS}
             log.info("control: {verb} {subject}", verb=verb, subject=subject)
         return result, 200
 
@@ -106,6 +107,25 @@ class _Verbs(resource.Resource):
     def _finish(request: server.Request, value: object, status: int) -> None:
         request.write(answer_json(request, value, status))
         request.finish()
+
+
+def _caller(request: BoundedRequest) -> Actor:
+    """Who is at the other end, as the kernel says (SO_PEERCRED of unix(7))."""
+    try:
+        transport: Any = request.channel.transport
+        handle = transport.getHandle()
+        _, uid, _ = struct.unpack("3i", handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except (AttributeError, OSError):
+        return Actor("local:unknown")
+    return Actor(f"local:{user_name(uid)}")
+
+
+def user_name(uid: int) -> str:
+    """The name of a user of this machine, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _error(sentence: str, kind: Kind) -> object:

@@ -8,7 +8,7 @@ Not here: what is answered (the parts), the daemon around it (`app`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Protocol, TypeVar
@@ -20,8 +20,7 @@ from twisted.web import resource, server
 
 from ddtb6.broker.broker import Broker
 from ddtb6.broker.events import Bus
-from ddtb6.broker.management import ManagementStore
-from ddtb6.broker.ports import AccountStore, Authenticator, Clock, SessionStore
+from ddtb6.broker.ports import Authenticator, Clock
 from ddtb6.broker.views import Overview
 from ddtb6.config import Config
 from ddtb6.web import control_site, status
@@ -30,22 +29,32 @@ from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
 from ddtb6.web.login import Login
 from ddtb6.web.pages import STATIC, static_file
+from ddtb6.web.recent import Recent
 from ddtb6.web.routes import Desk, Route
-from ddtb6.web.visitors import Role, Visitors
+from ddtb6.web.staff import token_hash
+from ddtb6.web.tunnels import Books
+from ddtb6.web.verbs import Actor
+from ddtb6.web.visitors import Role, Visitor, Visitors
 
 T = TypeVar("T")
 
 log = Logger()
 
 
+ENDS_SESSIONS: Mapping[str, Role] = {
+    "user.passwd": Role.OWNER,
+    "user.disable": Role.OWNER,
+    "user.delete": Role.OWNER,
+    "admin.passwd": Role.ADMINISTRATOR,
+    "admin.delete": Role.ADMINISTRATOR,
+}
+"""Changes after which whoever was logged in by that name no longer is."""
+
+
 class Lane(Protocol):
     """Runs a slow function elsewhere, or raises `auth.local.LaneFull`."""
 
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-class Store(AccountStore, SessionStore, ManagementStore, Protocol):
-    """The store in all roles that are needed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Daemon:
     config: Config
     reactor: Any
     clock: Clock
-    store: Store
+    store: Books
     broker: Broker
     bus: Bus
     overview: Callable[[], Overview]
@@ -73,16 +82,40 @@ class Web:
         config, store = daemon.config, daemon.store
         self._daemon = daemon
         self._ports: list[Any] = []
-        self._visitors = Visitors(daemon.clock, secrets.token_bytes)
+        self._visitors = Visitors(daemon.clock, secrets.token_bytes, self._find_token)
+        self._recent = Recent(daemon.clock)
+        daemon.bus.subscribe(self._recent.note)
         self._login = Login(self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread)
         self._control = Control(
             store,
             daemon.broker,
             daemon.overview,
             realm=config.server.realm,
+            pools=config.pools,
             clock=daemon.clock,
             in_thread=daemon.in_thread,
+            recent=self._recent,
         )
+        self._control.subscribe(self._changed)
+
+    def _changed(self, verb: str, arguments: Mapping[str, Any], actor: Actor) -> None:
+        """After some changes, those who logged in before must do so again."""
+        role = ENDS_SESSIONS.get(verb)
+        if role is not None:
+            self._visitors.close_of(role, arguments["name"], but=actor.session)
+
+    def _find_token(self, text: str) -> Visitor | None:
+        """Who has that API token. An owner's is worth nothing while the account is disabled."""
+        store = self._daemon.store
+        token = store.find_token(token_hash(text))
+        if token is None:
+            return None
+        if token.role == Role.ADMINISTRATOR.value:
+            return Visitor(Role.ADMINISTRATOR, token.name, token=token.name)
+        account = store.find_account(token.user)
+        if account is not None and account.disabled:
+            return None
+        return Visitor(Role.OWNER, token.user, f"user:{token.user}", token=token.name)
 
     def routes(self) -> list[Route]:
         """The table."""

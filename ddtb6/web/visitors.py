@@ -148,7 +148,7 @@ class Visitors:
         self._sessions.pop(_key(secret), None)
         return set_cookie(SESSION_COOKIE, "", request.secure, life=0)
 
-    def close_of(self, role: Role, name: str, but: Session | None = None) -> None:
+    def close_of(self, role: Role, name: str, but: object = None) -> None:
         """End all sessions of a name, such as after its password changed; `but` may go on."""
         for key, each in list(self._sessions.items()):
             if each.role is role and each.name == name and each is not but:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from support.stored import now
 from support.virtual import SERVER, World, account
@@ -22,10 +23,12 @@ from ddtb6.broker.views import Overview
 from ddtb6.config import Config
 from ddtb6.web.routes import Route
 from ddtb6.web.serve import Daemon, Web
+from ddtb6.web.verbs import Actor
 from ddtb6.web.visitors import Role
 
 PASSWORD = "s3cret"
 VERSION = "2.0.2"
+LOCAL = Actor("local:root")
 
 
 class WebCase(unittest.TestCase):
@@ -83,14 +86,24 @@ class WebCase(unittest.TestCase):
             assert got.status == 303, got.text
         return browser
 
+    def call(self, verb: str, **arguments: object) -> Any:
+        """What a verb answers to the administrator of this machine; a ControlError where it refuses."""
+        return now(self.web._control.call(verb, arguments, LOCAL))
+
     def routes(self) -> list[Route]:
         return self.web.routes()
 
     def tunnel(self, user: str = "alice", version: str = VERSION, prefix_pool: str | None = "homes") -> Session:
         """A tunnel of `user` that stands, from an endpoint made of the name."""
-        world = self.world
+        world, opening = self.world, self.opening(user, prefix_pool, version)
+        session: Session = now(world.store.open_session(opening))
+        now(world.broker._tunnels.stand(session, nat=True, by=str(opening.link.remote)))
+        return session
+
+    def opening(self, user: str, prefix_pool: str | None = None, version: str = VERSION) -> Opening:
+        """What such a tunnel is opened with."""
         remote = Endpoint(f"198.51.100.{sum(user.encode()) % 250 + 1}", 4000 + len(user))
-        opening = Opening(
+        return Opening(
             owner=f"user:{user}",
             user=user,
             link=Link(Carrier.UDP, SERVER, remote),
@@ -102,6 +115,3 @@ class WebCase(unittest.TestCase):
             mtu=1280,
             idle_limit=180.0,
         )
-        session: Session = now(world.store.open_session(opening))
-        now(world.broker._tunnels.stand(session, nat=True, by=str(remote)))
-        return session

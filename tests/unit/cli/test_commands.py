@@ -398,7 +398,9 @@ class Running(unittest.TestCase):
                 activity=broker.activity(),
             )
 
-        control = Control(store, broker, overview, realm="realm", clock=clock, in_thread=defer.execute)
+        control = Control(
+            store, broker, overview, realm="realm", pools=config.pools, clock=clock, in_thread=defer.execute
+        )
         site = control_site.make_control_site(control, reactor)
         port = await control_site.listen(site, config.server.control, reactor)
         self.addCleanup(port.stopListening)

@@ -24,14 +24,17 @@ from ddtb6.addressing.endpoint import Carrier, Encapsulation, Endpoint, Link
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.auth.passwords import verify_password
 from ddtb6.broker.ports import Lease, Opening, Session
-from ddtb6.broker.views import Activity, Overview, SessionView
+from ddtb6.broker.search import SessionQuery
+from ddtb6.broker.views import Activity, Overview, SessionPage, SessionView
 from ddtb6.sasl.digest import user_secret
 from ddtb6.store.store import Store, open_store
 from ddtb6.tunnel.reasons import EndReason
 from ddtb6.tunnel.spec import Counters, TunnelId
 from ddtb6.web import control_site
-from ddtb6.web.control import VERBS, Control, ControlError, Kind
+from ddtb6.web.control import VERBS, Control
 from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
+from ddtb6.web.recent import Recent
+from ddtb6.web.verbs import Actor, ControlError, Kind
 
 POOLS = {
     pool.name: pool
@@ -54,6 +57,9 @@ OVERVIEW = Overview(
 )
 
 
+ACTOR = Actor("administrator:root", "192.0.2.99")
+
+
 class FixedClock:
     """2000 seconds after the epoch, until it is told otherwise."""
 
@@ -72,6 +78,10 @@ class SessionsOfTheStore:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.ended: list[tuple[int, EndReason]] = []
+
+    async def page(self, query: SessionQuery) -> SessionPage:
+        found = [each for each in await self.sessions() if query.user in (None, each.user)]
+        return SessionPage(len(found), tuple(found[query.offset : query.offset + query.limit]))
 
     async def sessions(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         return [_view(each) for each in await self.store.live_sessions() if only in (None, each.id)]
@@ -126,20 +136,24 @@ class ControlCase(unittest.TestCase):
             self.broker if self.running else None,
             (lambda: OVERVIEW) if self.running else None,
             realm="realm",
+            pools=POOLS,
             clock=self.clock,
             in_thread=defer.execute,
+            recent=Recent(self.clock) if self.running else None,
         )
 
     def now(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.successResultOf(defer.Deferred.fromCoroutine(work))
 
     def call(self, verb: str, **arguments: object) -> Any:
-        answer = self.now(self.control.call(verb, arguments))
+        answer = self.now(self.control.call(verb, arguments, ACTOR))
         json.dumps(answer)
         return answer
 
     def refused(self, verb: str, kind: Kind, **arguments: object) -> str:
-        failure = self.failureResultOf(defer.Deferred.fromCoroutine(self.control.call(verb, arguments)), ControlError)
+        failure = self.failureResultOf(
+            defer.Deferred.fromCoroutine(self.control.call(verb, arguments, ACTOR)), ControlError
+        )
         assert failure.value.kind is kind
         return str(failure.value)
 
@@ -163,7 +177,13 @@ class ControlCase(unittest.TestCase):
 class Accounts(ControlCase):
     def test_added_account_has_working_secrets_and_shows_none(self) -> None:
         answer = self.call("user.add", name="alice", password="s3cret")
-        assert answer == {"name": "alice", "disabled": False, "created": 2000.0, "mechanisms": ["DIGEST-MD5", "PLAIN"]}
+        assert answer == {
+            "name": "alice",
+            "disabled": False,
+            "created": 2000.0,
+            "mechanisms": ["DIGEST-MD5", "PLAIN"],
+            "assigned": dict.fromkeys(("address", "prefix", "address_pool", "prefix_pool")),
+        }
         account = self.store.find_account("alice")
         assert account is not None
         assert account.digest == user_secret("alice", "realm", "s3cret")
@@ -195,7 +215,7 @@ class Accounts(ControlCase):
     def test_arguments_of_any_sort_give_control_errors_only(self) -> None:
         for verb in VERBS:
             for arguments in (None, [], "x", {"name": 3}, {"id": True}, {"id": 0}, {"at": "now"}, {"owner": ["x"]}):
-                work = defer.Deferred.fromCoroutine(self.control.call(verb, arguments))
+                work = defer.Deferred.fromCoroutine(self.control.call(verb, arguments, ACTOR))
                 self.failureResultOf(work, ControlError)
 
     def test_deleting_releases_and_keeps_history(self) -> None:
