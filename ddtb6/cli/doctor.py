@@ -12,6 +12,7 @@ import argparse
 import enum
 import errno
 import os
+import shutil
 import socket
 import sqlite3
 import stat
@@ -27,6 +28,7 @@ from typing import NamedTuple
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool
 from ddtb6.cli import output
+from ddtb6.cli.main import DEFAULT_CONFIG
 from ddtb6.cli.radius import probe
 from ddtb6.cli.status import reconciled
 from ddtb6.config import Config, ConfigError, cautions, load
@@ -86,8 +88,18 @@ def run(arguments: argparse.Namespace) -> int:
         print("The broker cannot work here before what is marked fail is mended.")
     else:
         print(f"The broker can work here{', with what is marked warn in mind' if warned else ''}.")
-        print(f"Next: ddtb6 --config {arguments.config} status, or twistd -n ddtb6 --config {arguments.config}")
+        print(f"Next: {start_command(arguments.config)}, or, where it runs, ddtb6 --config {arguments.config} status")
     return int(failed)
+
+
+def start_command(config: Path, root: Path = Path("/")) -> str:
+    """What starts the daemon here: systemd where it has the unit, else twistd, which Debian calls twistd3."""
+    units = (root / place / "systemd/system/ddtb6.service" for place in ("etc", "usr/lib", "lib"))
+    if config == DEFAULT_CONFIG and (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units):
+        return "systemctl enable --now ddtb6"
+    beside = Path(sys.executable).with_name("twistd")
+    found = next((name for name in ("twistd", "twistd3") if shutil.which(name)), str(beside))
+    return f"{found} -n --pidfile= ddtb6 --config {config}"
 
 
 def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
@@ -370,12 +382,8 @@ def upstream(root: Path) -> Finding:
 
 
 def neighbours(pools: Iterable[Pool], device: str, root: Path) -> Iterator[Finding]:
-    """Networks on other devices that lie inside of a pool. Each line: address, index, prefix length, ..., device."""
-    taken = []
-    for line in (_read(root / "proc/net/if_inet6") or "").splitlines():
-        address, _, length, *_, name = line.split()
-        if name not in (device, "lo"):
-            taken.append((IPv6Network((int(address, 16), int(length, 16)), strict=False), name))
+    """Networks on other devices that lie inside of a pool."""
+    taken = [(network, name) for network, name in networks(root) if name not in (device, "lo")]
     for pool in pools:
         for network, name in taken:
             if pool.block.overlaps(network):
@@ -385,6 +393,13 @@ def neighbours(pools: Iterable[Pool], device: str, root: Path) -> Iterator[Findi
                     f"{pool.block} overlaps {network}, which is on {name}; packets would go the wrong way.",
                     f"Give the pool a block of its own, or take the address off {name}.",
                 )
+
+
+def networks(root: Path) -> Iterator[tuple[IPv6Network, str]]:
+    """IPv6 networks, and their devices. Each line: address, index, prefix length, ..., device."""
+    for line in (_read(root / "proc/net/if_inet6") or "").splitlines():
+        address, _, length, *_, name = line.split()
+        yield IPv6Network((int(address, 16), int(length, 16)), strict=False), name
 
 
 def connection_tracking(root: Path) -> Iterator[Finding]:

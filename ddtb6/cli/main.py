@@ -21,6 +21,7 @@ from ddtb6 import __version__
 DEFAULT_CONFIG = Path("/etc/ddtb6/ddtb6.toml")
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "setup": ("ddtb6.cli.setup", "first steps: asks what it must know, and writes the configuration"),
     "user": ("ddtb6.cli.accounts", "accounts: add, passwd, list, show, assign, disable, enable, delete"),
     "admin": ("ddtb6.cli.admins", "administrators, who manage the broker on its pages: add, passwd, list, delete"),
     "token": ("ddtb6.cli.tokens", "tokens for scripts that use the API: add, list, delete"),

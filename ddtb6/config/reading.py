@@ -63,6 +63,8 @@ def load(path: Path) -> Config:
     """The configuration in the file at `path`. Raises ConfigError."""
     try:
         text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError([Problem("", f"{path} does not exist; `ddtb6 setup` writes it")]) from None
     except OSError as error:
         raise ConfigError([Problem("", f"{path} cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:

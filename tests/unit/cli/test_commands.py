@@ -119,7 +119,7 @@ def test_help_is_fast_because_it_imports_next_to_nothing() -> None:
 
 def test_a_command_s_name_may_be_a_file_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", "user", "check"]) == 1
-    assert "user cannot be read" in capsys.readouterr().out
+    assert "user does not exist" in capsys.readouterr().out
 
 
 def test_configuration_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from ddtb6.transport.listening import (
     Passed,
     passed,
 )
-from ddtb6.transport.socket import UdpSocket
+from ddtb6.transport.socket import RECEIVE_BUFFER, UdpSocket
 
 PATIENCE = 5.0
 
@@ -87,6 +87,7 @@ def test_the_socket_unit_opens_what_the_configuration_has() -> None:
     for key, endpoints in (("ListenDatagram", ListenConfig().udp), ("ListenStream", ListenConfig().tcp)):
         assert [value for name, value in said if name == key] == [str(each) for each in endpoints]
     assert {("BindIPv6Only", "ipv6-only"), ("PassPacketInfo", "yes")} <= {*said}
+    assert ("ReceiveBuffer", f"{RECEIVE_BUFFER >> 20}M") in said
     assert ("Sockets", UNIT.name) in settings(UNIT.with_suffix(".service"))
 
 
