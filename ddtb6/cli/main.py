@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("ddtb6.cli.check", "read the configuration, and say what is wrong with it"),
     "doctor": ("ddtb6.cli.doctor", "what on this machine would stop the broker from working, and the remedy"),
     "radius": ("ddtb6.cli.radius", "the RADIUS servers: test a log-in"),
+    "backup": ("ddtb6.cli.backup", "copy the database into a file, while the broker runs or not"),
+    "restore": ("ddtb6.cli.backup", "put such a copy in the place of the database, while the broker is stopped"),
     "decode": ("ddtb6.cli.decode", "a capture or hex of TSP as readable text"),
     "connect": ("ddtb6.cli.connect", "be a client: bring up a tunnel to a broker"),
 }

@@ -310,17 +310,23 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
             f"release again, or go back to a {path.name}.backup-v* copy."
         )
     if version < len(STEPS):
-        _back_up(connection, path.with_name(f"{path.name}.backup-v{version}"))
+        copy_to(connection, path.with_name(f"{path.name}.backup-v{version}"))
         _run_steps(connection, version)
 
 
-def _back_up(connection: sqlite3.Connection, target: Path) -> None:
-    """Write a copy with mode 0600; one of an attempt that was cut short is replaced."""
+def copy_to(
+    connection: sqlite3.Connection, target: Path, amend: Callable[[sqlite3.Connection], object] = lambda _: None
+) -> None:
+    """Write a copy with mode 0600, `amend` it, and put it in the place of what is there."""
     handle, name = tempfile.mkstemp(prefix=f"{target.name}.new-", dir=target.parent)
     os.close(handle)
     try:
         with closing(sqlite3.connect(name)) as copy:
             connection.backup(copy)
+            with copy:
+                amend(copy)
+        with open(name, "rb") as written:
+            os.fsync(written)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)

@@ -20,7 +20,7 @@ import pytest
 from support.activation import open_sockets
 from support.capabilities import need_tun
 from support.netns import HOST, Lab, Namespace, internet, wait_until
-from support.scenario import PASSWORD, Broker, Connection, World
+from support.scenario import PASSWORD, Broker, Connection, World, carries
 from support.traffic import echo_request, is_echo_reply, ping
 from support.tsp_client import Client, Udp
 
@@ -192,6 +192,22 @@ def test_who_comes_while_no_daemon_runs_is_served_by_the_next(world: World, end:
     assert only(world.broker, "alice")["remote"]
     connection.close()
     wire.close()
+
+
+def test_a_copy_taken_while_it_runs_brings_the_tunnels_back(world: World, tmp_path: Path) -> None:
+    broker = world.broker
+    wire, offer = broker.log_in(world.net.client, "alice")
+    copy = str(tmp_path / "copy")
+    assert "Wrote" in broker.tool("backup", copy)
+    gone, _ = broker.log_in(world.net.client, "bob")
+    assert broker.tool("restore", copy, check=False) == "", "it runs"
+    broker.stop()
+    assert "before-restore" in broker.tool("restore", copy)
+    broker.start()
+    assert [each["user"] for each in broker.sessions()] == ["alice"]
+    assert carries(wire, offer)
+    for each in (wire, gone):
+        each.close()
 
 
 def log_in(wire: Udp) -> None:
