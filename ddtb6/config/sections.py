@@ -323,9 +323,12 @@ class WebConfig:
         default="tcp:port=8653:interface=127.0.0.1",
         metadata=_matching(r"|(?:tcp|tcp6|ssl|unix|systemd):.+", 'is not like "tcp:port=8653:interface=127.0.0.1"'),
     )
-    """Twisted endpoint string of the pages and the API; empty: none."""
+    """Twisted endpoint string of the pages and the API; empty: none. Beyond this machine use TLS: a proxy in front, or
+    `ssl:port=8653:privateKey=FILE:certKey=FILE` (PEM files; needs pyOpenSSL). Whoever may manage the
+    broker there is made by `ddtb6 admin add NAME`."""
     trusted_proxies: tuple[str, ...] = field(default=(), metadata={"check": _networks})
-    """Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Host are believed."""
+    """Addresses or networks of proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host are believed. They
+    must set or remove all three. What comes by a unix socket is believed, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Accounts:
 
     async def passwd(self, name: str, password: str) -> User:
         """Give a user another password. A session that is up stays up."""
+        self._account(name)
         digest, password_hash = await self._in_thread(partial(new_secrets, name, password, self._realm))
         await self._store.set_secrets(name, digest, password_hash)
         return shown(self._account(name))
@@ -122,9 +123,9 @@ class Accounts:
         prefix_pool: str | None = None,
     ) -> User:
         """Choose what a user gets from its next log-in on; what is left out, the pools decide as for all."""
+        account = self._account(name)
         self._require(address, address_pool, Use.ACCOUNTS)
         self._require(prefix, prefix_pool, Use.PREFIXES)
-        account = self._account(name)
         terms = replace(
             account.terms, address=address, prefix=prefix, address_pool=address_pool, prefix_pool=prefix_pool
         )
@@ -142,18 +143,18 @@ class Accounts:
         suitable = [each for each in self._pools.values() if each.use is use]
         if pool is not None and pool not in {each.name for each in suitable}:
             names = ", ".join(each.name for each in suitable) or "none"
-            raise ControlError(f'no pool for {use.value} is called "{pool}"; there are: {names}', Kind.REQUEST)
+            raise ControlError(f'no pool for {use.value} is called "{pool}"; there are: {names}', Kind.CONFLICT)
         if wanted is None:
             return
         network = wanted if isinstance(wanted, IPv6Network) else IPv6Network(wanted)
         if not any(network.subnet_of(each.block) for each in suitable):
-            raise ControlError(f"{wanted} is in no pool for {use.value}", Kind.REQUEST)
+            raise ControlError(f"{wanted} is in no pool for {use.value}", Kind.CONFLICT)
         if use is Use.PREFIXES and network.prefixlen > 64:
-            raise ControlError(f"{wanted} is longer than a /64, and no such prefix is routed", Kind.REQUEST)
+            raise ControlError(f"{wanted} is longer than a /64, and no such prefix is routed", Kind.CONFLICT)
         if use is Use.ACCOUNTS and any(
             0 <= int(network.network_address) - int(each.block.network_address) < each.first for each in suitable
         ):
-            raise ControlError(f"{wanted} is the broker's own", Kind.REQUEST)
+            raise ControlError(f"{wanted} is the broker's own", Kind.CONFLICT)
 
     async def disable(self, name: str) -> UserChanged:
         """Let a user log in no more, and end its session; it keeps its addresses."""

@@ -30,8 +30,11 @@ from ddtb6.web.verbs import (
     FLAG,
     ID,
     MOMENT,
+    NEW_NAME,
+    NUMBER,
     OFFSET,
     OWNER,
+    PASSWORD,
     PREFIX,
     ROWS,
     SECRETS,
@@ -84,7 +87,11 @@ class Control:
         entry = VERBS.get(verb)
         if entry is None:
             raise ControlError(f'there is no verb "{verb[:40]}"; there are {", ".join(VERBS)}', Kind.REQUEST)
-        checked = entry.check(verb, arguments)
+        return await self.run_checked(verb, entry.check(verb, arguments), actor)
+
+    async def run_checked(self, verb: str, checked: dict[str, Any], actor: Actor) -> Any:
+        """`run`, of a verb that there is with arguments that it has checked."""
+        entry = VERBS[verb]
         if not entry.changes:
             return await _explained(verb, entry, checked, self)
         try:
@@ -127,7 +134,8 @@ async def _explained(verb: str, entry: Verb, checked: Mapping[str, Any], control
 
 
 _NAME = {"name": TEXT}
-_WITH_PASSWORD = {"name": TEXT, "password": TEXT}
+_NEW = {"name": NEW_NAME, "password": PASSWORD}
+_WITH_PASSWORD = {"name": TEXT, "password": PASSWORD}
 
 VERBS: Mapping[str, Verb] = {
     "overview": Verb(lambda c: c.tunnels.overview, live=True),
@@ -146,7 +154,7 @@ VERBS: Mapping[str, Verb] = {
     "whois": Verb(lambda c: c.tunnels.whois, {"address": ADDRESS}, {"at": MOMENT}),
     "event.list": Verb(lambda c: c.tunnels.events, optional={"user": TEXT, "limit": ROWS}, live=True),
     "journal.list": Verb(lambda c: c.tunnels.journal, optional={"limit": ROWS}),
-    "user.add": Verb(lambda c: c.accounts.add, _WITH_PASSWORD, changes=True),
+    "user.add": Verb(lambda c: c.accounts.add, _NEW, changes=True),
     "user.passwd": Verb(lambda c: c.accounts.passwd, _WITH_PASSWORD, changes=True),
     "user.list": Verb(lambda c: c.accounts.list, optional={"search": TEXT, "after": TEXT, "limit": ROWS}),
     "user.show": Verb(lambda c: c.accounts.show, _NAME),
@@ -159,17 +167,17 @@ VERBS: Mapping[str, Verb] = {
     "user.disable": Verb(lambda c: c.accounts.disable, _NAME, changes=True),
     "user.enable": Verb(lambda c: c.accounts.enable, _NAME, changes=True),
     "user.delete": Verb(lambda c: c.accounts.delete, _NAME, changes=True),
-    "admin.add": Verb(lambda c: c.staff.admin_add, _WITH_PASSWORD, changes=True),
+    "admin.add": Verb(lambda c: c.staff.admin_add, _NEW, changes=True),
     "admin.passwd": Verb(lambda c: c.staff.admin_passwd, _WITH_PASSWORD, changes=True),
     "admin.list": Verb(lambda c: c.staff.admin_list),
     "admin.delete": Verb(lambda c: c.staff.admin_delete, _NAME, changes=True),
     "token.add": Verb(
         lambda c: c.staff.token_add,
-        {"name": TEXT, "role": among(("administrator", "owner"))},
+        {"name": NEW_NAME, "role": among(("administrator", "owner"))},
         {"user": TEXT},
         changes=True,
     ),
     "token.list": Verb(lambda c: c.staff.token_list),
     "token.delete": Verb(lambda c: c.staff.token_delete, _NAME, changes=True),
-    "audit.list": Verb(lambda c: c.staff.audit, optional={"before": COUNT, "limit": ROWS}),
+    "audit.list": Verb(lambda c: c.staff.audit, optional={"before": NUMBER, "limit": ROWS}),
 }

@@ -27,11 +27,13 @@ STATIC: Mapping[str, str] = {
 """Files that pages load, with their types."""
 TITLES: Mapping[int, str] = {
     400: "That cannot be read",
+    401: "Not without a token",
     403: "Not allowed",
     404: "Not here",
     405: "Not in this way",
     409: "Not possible now",
     413: "Too large",
+    415: "Not in this form",
     429: "Too many requests",
     500: "That failed",
     503: "Not now",

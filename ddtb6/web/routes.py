@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from twisted.logger import Logger
@@ -21,6 +22,9 @@ from twisted.logger import Logger
 from ddtb6.web.exchange import Answering, Entry, Refused, Reply, Request, see_other, segments
 from ddtb6.web.pages import refusal
 from ddtb6.web.visitors import Role, Visitor, Visitors, is_same
+
+if TYPE_CHECKING:
+    from ddtb6.web.api import Operation
 
 Handler = Callable[[Request, Visitor], Answering]
 READING = ("GET", "HEAD")
@@ -41,6 +45,8 @@ class Route:
     handler: Handler
     menu: str = ""
     """What the navigation calls it; empty: it is not in there."""
+    operation: Operation | None = None
+    """What the description of the API says of it; None: it is not in there."""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Authenticator, Clock
 from ddtb6.broker.views import Overview
 from ddtb6.config import Config
-from ddtb6.web import control_site, status
+from ddtb6.web import api, control_site, status
 from ddtb6.web.control import Control
-from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, text
+from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, json_answer, text
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
 from ddtb6.web.login import Login
 from ddtb6.web.pages import STATIC, static_file
@@ -119,11 +119,14 @@ class Web:
 
     def routes(self) -> list[Route]:
         """The table."""
-        return [
+        table = [
             *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
             *status.routes(self._daemon.overview),
             *self._login.routes(),
+            *api.routes(self._control),
         ]
+        described = json_answer(api.document(table))
+        return [*table, Route("GET", api.DOCUMENT, Role.NOBODY, lambda request, visitor: described)]
 
     def site(self) -> server.Site:
         """The pages and the API."""

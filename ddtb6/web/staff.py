@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from ddtb6.auth.passwords import hash_password, require_name, require_password
 from ddtb6.broker.management import Administrator, AuditEntry, ManagementStore, Token
-from ddtb6.broker.ports import Clock
+from ddtb6.broker.ports import Clock, NoSuchAccount
 from ddtb6.web.verbs import ControlError, InThread, Kind
 
 TOKEN_PREFIX = "ddtb6_"  # noqa: S105
@@ -79,6 +79,8 @@ class Staff:
 
     async def admin_passwd(self, name: str, password: str) -> AdministratorView:
         """Give an administrator another password, and end their sessions."""
+        if self._store.find_administrator(name) is None:
+            raise NoSuchAccount(name)
         await self._store.set_administrator_password(name, await self._hash(name, password))
         return next(each for each in await self.admin_list() if each.name == name)
 

@@ -37,7 +37,7 @@ class Kind(enum.Enum):
     MISSING = "missing"
     """What was named does not exist."""
     CONFLICT = "conflict"
-    """It exists already."""
+    """It exists already, or what is wanted does not fit what there is."""
     STOPPED = "stopped"
     """The verb needs a running broker."""
     FAILED = "failed"
@@ -109,6 +109,12 @@ def _text(value: object) -> str:
     return value
 
 
+def _password(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be text")
+    return value
+
+
 def _owner(value: object) -> str:
     text = _text(value)
     return text if ":" in text else f"user:{text}"
@@ -172,8 +178,13 @@ def among(choices: tuple[str, ...], make: Callable[[str], Any] = str) -> Argumen
     return Argument(check, {"type": "string", "enum": list(choices)})
 
 
-_PLAIN_TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1, "maxLength": TEXT_LIMIT}
+_PLAIN_TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1, "maxLength": TEXT_LIMIT, "pattern": r"^[^\x00]*$"}
 TEXT = Argument(_text, _PLAIN_TEXT)
+NEW_NAME = Argument(_text, {"type": "string", "pattern": "^[\\w.@-]{1,64}$"})
+PASSWORD = Argument(
+    _password,
+    {"type": "string", "minLength": 1, "maxLength": 128, "format": "password", "pattern": "^[^\\x00-\\x1f\\x7f]+$"},
+)
 OWNER = Argument(_owner, {**_PLAIN_TEXT, "description": "An owner, such as user:NAME, or the name of a user."})
 ID = Argument(
     lambda value: TunnelId(_whole(value, 1, (1 << 32) - 1, "must be a session id")),
@@ -188,6 +199,11 @@ COUNT = Argument(
 ROWS = Argument(
     lambda value: _whole(value, 1, LIMIT, f"must be a whole number from 1 to {LIMIT}"),
     {"type": "integer", "minimum": 1, "maximum": LIMIT},
+    _number,
+)
+NUMBER = Argument(
+    lambda value: _whole(value, 1, 1 << 53, "must be a number of an entry"),
+    {"type": "integer", "minimum": 1, "maximum": 1 << 53},
     _number,
 )
 OFFSET = Argument(
