@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 import argparse
-import math
-from datetime import UTC, datetime
 from typing import Any
 
 from ddtb6.cli import output
 from ddtb6.cli.reach import call
 from ddtb6.config import load
+from ddtb6.web.amounts import moment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="an IPv6 address, of a client or in its prefix")
     parser.add_argument(
         "--at",
-        type=moment,
+        type=_moment,
         metavar="TIME",
         help="ISO 8601 such as 2026-01-31T23:59:59+01:00 (without an offset: UTC), or epoch seconds; default: now",
     )
@@ -33,21 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def moment(text: str) -> float:
-    """Epoch seconds of what a person wrote. Raises ValueError."""
+def _moment(text: str) -> float:
     try:
-        epoch = float(text)
-    except ValueError:
-        try:
-            read = datetime.fromisoformat(text.strip())
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f'"{text}" is neither ISO 8601 such as 2026-01-31T23:59:59Z nor epoch seconds'
-            ) from None
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(epoch):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a time')
-    return epoch
+        return moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _print(answer: Any) -> None:

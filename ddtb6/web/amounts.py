@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
+from ipaddress import IPv6Network
 
 from ddtb6.broker.views import PoolView
 
@@ -16,6 +18,21 @@ def when(epoch: float | None) -> str:
         return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%SZ}"
     except (OverflowError, OSError, ValueError):
         return f"@{epoch:.0f}"
+
+
+def moment(text: str) -> float:
+    """Epoch seconds of ISO 8601 (UTC where it has no offset), or of epoch seconds. Raises ValueError."""
+    try:
+        epoch = float(text)
+    except ValueError:
+        try:
+            read = datetime.fromisoformat(text.strip())
+            return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            raise ValueError(f'"{text}" is neither ISO 8601 such as 2026-01-31T23:59:59Z nor epoch seconds') from None
+    if not math.isfinite(epoch):
+        raise ValueError(f'"{text}" is not a time')
+    return epoch
 
 
 def span(seconds: float | None) -> str:
@@ -40,6 +57,11 @@ def octets(count: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"
+
+
+def inner(prefix: IPv6Network) -> str:
+    """A prefix, or a single address without its length."""
+    return str(prefix).removesuffix("/128")
 
 
 def grouped(number: int) -> str:

@@ -8,15 +8,18 @@ Not here: what the pages say (each handler's own).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
 from ddtb6 import __version__
-from ddtb6.web.amounts import fullness, grouped, octets, span, when
+from ddtb6.web.amounts import fullness, grouped, inner, octets, span, when
 from ddtb6.web.exchange import Answer, Request, json_answer
+from ddtb6.web.explained import ended, refused
 from ddtb6.web.visitors import Visitor
 
 STATIC: Mapping[str, str] = {
@@ -54,6 +57,7 @@ _pages = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _pages.filters.update(grouped=grouped, fullness=fullness, octets=octets, span=span, when=when)
+_pages.filters.update(ended=ended, refused=refused, segment=partial(quote, safe=""), inner=inner)
 _pages.globals["version"] = __version__
 _pages.globals["static"] = {name: f"/{name}?{sha256(body).hexdigest()[:12]}" for name, body in _static.items()}
 

@@ -28,6 +28,7 @@ from ddtb6.web.control import Control
 from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, json_answer, text
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
 from ddtb6.web.login import Login
+from ddtb6.web.manage import Manage
 from ddtb6.web.pages import STATIC, static_file
 from ddtb6.web.recent import Recent
 from ddtb6.web.routes import Desk, Route
@@ -123,6 +124,7 @@ class Web:
             *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
             *status.routes(self._daemon.overview),
             *self._login.routes(),
+            *Manage(self._control, self._daemon.config.pools).routes(),
             *api.routes(self._control),
         ]
         described = json_answer(api.document(table))

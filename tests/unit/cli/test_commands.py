@@ -28,7 +28,6 @@ from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Account, Opening, Session
 from ddtb6.broker.views import Overview
-from ddtb6.cli import whois
 from ddtb6.cli.doctor import daemon
 from ddtb6.cli.main import COMMANDS, main
 from ddtb6.clock import SystemClock
@@ -36,6 +35,7 @@ from ddtb6.config import load
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.store.store import Store, open_store
 from ddtb6.web import control_site
+from ddtb6.web.amounts import moment
 from ddtb6.web.control import Control
 
 CONFIG = """
@@ -315,7 +315,7 @@ def test_whois(tool: Tool) -> None:
     ],
 )
 def test_times(text: str, epoch: float) -> None:
-    assert whois.moment(text) == epoch
+    assert moment(text) == epoch
 
 
 def test_live_verbs_need_the_broker(tool: Tool) -> None:
