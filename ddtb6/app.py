@@ -30,20 +30,17 @@ from ddtb6.auth.local import LocalUsers, ThreadLane
 from ddtb6.broker.admission import Gate
 from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
-from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError, UserSpacePlane
+from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError
 from ddtb6.broker.views import Overview
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config, ConfigError
-from ddtb6.dataplane.choose import choose as choose_plane
-from ddtb6.dataplane.links import own_outer_addresses
-from ddtb6.dataplane.memory import MemoryPlane
-from ddtb6.dataplane.tun import TunPlane
+from ddtb6.dataplane import choose as planes
 from ddtb6.firewall.choose import choose as choose_firewall
 from ddtb6.firewall.rules import FirewallError, Plan
 from ddtb6.logbook import Logbook
 from ddtb6.store.store import Store, open_store
 from ddtb6.transport.driver import Driver
-from ddtb6.transport.listening import Inherited, ListenError, Listening, Transmit, environment_at_start, passed
+from ddtb6.transport.listening import Inherited, ListenError, Listening, environment_at_start, passed
 from ddtb6.transport.tcp import TcpListener
 from ddtb6.transport.udp import UdpSignalling
 from ddtb6.web.serve import Daemon, Web
@@ -129,8 +126,9 @@ class BrokerService(Service):
         self._stopping.append(store.close)
         aaa = self._make_aaa()
         try:
-            choice = choose_plane(config.dataplane.kind)
-            plane = self._make_plane(choice.kind)
+            choice = planes.choose(config.dataplane.kind)
+            pools = tuple(config.pools.values())
+            plane = planes.make(choice.kind, reactor, clock, config.dataplane.device, pools, config.tunnel.mtu)
         except DataPlaneError as error:
             raise Fatal(f"no data plane: {error}") from None
         authenticator = self._make_authenticator(store, passwords, aaa)
@@ -152,9 +150,13 @@ class BrokerService(Service):
             await deliverer.start(resumed=broker.activity().sessions)
         firewall = self._raise_firewall()
         driver = Driver(broker, clock)
-        udp = UdpSignalling(broker, driver, clock, plane.feed, limits.negotiations)
+        udp = UdpSignalling(broker, driver, clock, planes.packets_to(plane), limits.negotiations)
         tcp = TcpListener(broker, driver, clock, reactor)
-        plane.send_with(self._listen(udp, tcp, aaa, broker))
+        listening = self._listen(udp, tcp, aaa, broker)
+        try:
+            await planes.connect(plane, listening.transmit, listening.carrying)
+        except DataPlaneError as error:
+            raise Fatal(f"the data plane {plane.name} cannot use our ports: {error}") from None
 
         def overview() -> Overview:
             return Overview(
@@ -251,14 +253,14 @@ class BrokerService(Service):
             per_source_tunnels=config.limits.per_source_tunnels,
         )
 
-    def _listen(self, udp: UdpSignalling, tcp: TcpListener, aaa: Aaa | None, broker: Broker) -> Transmit:
-        """Open every port, those of the AAA included; returns what sends a tunnelled packet."""
+    def _listen(self, udp: UdpSignalling, tcp: TcpListener, aaa: Aaa | None, broker: Broker) -> Listening:
+        """Open every port, those of the AAA included."""
         config = self.config
         try:
             listening = Listening(self._reactor, Inherited(passed(environment_at_start(), os.getpid())))
             self._stopping.append(listening.close)
             self._listening = listening.places
-            transmit = listening.udp(config.listen.udp, udp.receive)
+            listening.udp(config.listen.udp, udp.receive)
             listening.tcp(config.listen.tcp, tcp)
             if aaa is not None and config.radius_dynamic.listen:
                 listening.dynamic(config.radius_dynamic.listen, aaa.dynamic(broker).receive)
@@ -267,16 +269,7 @@ class BrokerService(Service):
         unwanted = listening.unwanted()
         if unwanted:
             self.log.warn("{unwanted}", unwanted=unwanted)
-        return transmit
-
-    def _make_plane(self, kind: str) -> UserSpacePlane:
-        config = self.config
-        pools = tuple(config.pools.values())
-        if kind == "memory":
-            return MemoryPlane(self._clock, pools)
-        return TunPlane(
-            self._reactor, self._clock, config.dataplane.device, pools, config.tunnel.mtu, own_outer_addresses()
-        )
+        return listening
 
     def _raise_firewall(self) -> Callable[[], str]:
         """Apply the firewall; whatever hinders it is one warning. Returns what says what holds, as a sentence."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint, Link
 from ddtb6.sasl.credentials import Credentials
 from ddtb6.tunnel.reasons import EndReason, Refusal
-from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
+from ddtb6.tunnel.spec import NOTHING_COUNTED, Counters, Observed, TunnelId, TunnelSpec
 
 # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -176,8 +176,10 @@ class Session:
     started: float
     """Epoch seconds."""
     carried: Counters
-    """What was counted up to the last checkpoint; the data plane of a restarted broker starts again at zero."""
+    """All that was counted up to the last checkpoint."""
     terms: Terms = NO_TERMS
+    before: Counters = NOTHING_COUNTED
+    """The part of `carried` that the present tunnel has not counted: a data plane lost the one before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class Ending:
     id: TunnelId
     reason: EndReason
     counters: Counters
-    """All of it: `Session.carried` plus the final counters of the data plane."""
+    """All of it: what was carried before the tunnel that is lowered, plus that tunnel's final counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +282,13 @@ class SessionStore(Protocol):
         no history.
         """
 
-    async def checkpoint(self, carried: Mapping[TunnelId, Counters], *, interim: bool = False) -> None:
-        """Write what live sessions have carried so far; `interim`: and an interim record of each into the journal."""
+    async def checkpoint(
+        self, carried: Mapping[TunnelId, Counters], *, interim: bool = False, anew: bool = False
+    ) -> None:
+        """Write what live sessions have carried so far; `interim`: and an interim record of each into the journal.
+
+        `anew`: as `Session.before` as well, for their tunnels are about to be raised anew.
+        """
 
     async def change_terms(self, tunnel: TunnelId, terms: Terms) -> None:
         """Write new terms of a live session (dynamic authorization); addresses stay. No such live session: nothing."""
@@ -401,6 +408,10 @@ class DataPlane(Protocol):
     def encapsulations(self) -> frozenset[Encapsulation]:
         """What it can carry."""
 
+    @property
+    def outlives(self) -> bool:
+        """Its tunnels stand and count while the process does not run; `dump` then shows them to the next one."""
+
     async def start(self) -> None:
         """Make the device and its routes; keeps what is there already. Raises DataPlaneError."""
 
@@ -415,6 +426,9 @@ class DataPlane(Protocol):
         Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or part of the
         prefix.
         """
+
+    async def raise_tunnels(self, specs: Sequence[TunnelSpec]) -> Mapping[TunnelId, str]:
+        """As `raise_tunnel` with each of a hundred or so; why, for those refused. Raises DataPlaneError if none can."""
 
     async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:
         """Remove it and return its final counters; None when there is no such tunnel."""

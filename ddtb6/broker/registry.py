@@ -17,7 +17,7 @@ from ddtb6.tunnel.spec import TunnelId
 class Live:
     """A tunnel that stands, and what only the running broker knows of it."""
 
-    __slots__ = ("counted", "ends_at", "established", "interim_at", "nat", "quiet_since", "session")
+    __slots__ = ("before", "counted", "ends_at", "established", "interim_at", "nat", "quiet_since", "session")
 
     def __init__(
         self, session: Session, now: float, *, nat: bool | None, established: bool, ends_at: float | None
@@ -31,6 +31,8 @@ class Live:
         """The client believes it has another outer address than the one we see; None: it said so to an earlier run."""
         self.established = established
         """The client accepted the offer or sent a packet."""
+        self.before = session.before
+        """What the session had carried when the tunnel that stands was raised, which counts from zero."""
         self.counted = session.carried
         """All it has carried up to the last checkpoint; what is left when the data plane loses its counters."""
         self.quiet_since = now

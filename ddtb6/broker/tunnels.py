@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The live tunnels of the process: raised, watched, taken down, and made to match the store again.
 
+What a session has carried is what the data plane says of the tunnel that stands and what was carried before that one.
+A tunnel that a data plane kept while no broker ran is known by its counters, which never go down.
 Invariants: one live tunnel an owner and an outer endpoint, the highest session id (the last log-in) winning, but an
 anonymous log-in, which proves nothing and may have a forged source, never ends the tunnel of an account; a tunnel that
 went down is written with its final counters, whatever the data plane says to that; what runs here is safe at every
@@ -27,6 +29,8 @@ from ddtb6.tunnel.spec import Counters, Observed, TunnelId
 
 CHECKPOINT_INTERVAL = 60.0
 """Seconds between two writings of what live sessions have carried: the most a killed user-space plane can lose."""
+RAISED_AT_ONCE = 100
+"""Tunnels raised in one go; log-ins get their turn between two."""
 INTERIM_JITTER = 0.1
 """Part of the interval by which interim records of sessions are spread, so that they do not all come at once."""
 
@@ -171,7 +175,7 @@ class Tunnels:
         except ports.DataPlaneError as error:
             final = None
             self._trouble = f"tunnel {session.id} of {session.owner} could not be taken down: {error}"
-        ending = ports.Ending(session.id, reason, live.counted if final is None else session.carried + final)
+        ending = ports.Ending(session.id, reason, live.counted if final is None else live.before + final)
         self._endings.append(ending)
         self._bus.publish(events.SessionEnded(session, ending, by))
 
@@ -238,6 +242,7 @@ class Tunnels:
         """Start the data plane and make true again what the store says should be."""
         await self._plane.start()
         sessions = await self._store.live_sessions()
+        there = {each.spec.id: each for each in await self._plane.dump()}
         newest: list[ports.Session] = []
         taken: set[object] = set()
         for session in reversed(sessions):
@@ -245,15 +250,22 @@ class Tunnels:
                 newest.append(session)
             else:
                 reason = EndReason.REPLACED if session.owner in taken else EndReason.ENDPOINT_TAKEN
-                self._endings.append(ports.Ending(session.id, reason, session.carried))
+                self._endings.append(ports.Ending(session.id, reason, await self._final(session, there)))
             taken |= {session.owner, session.spec.remote}
         for session in reversed(newest):
             live = self._alive(session, nat=None, established=True)
             self._live.add(live)
             self._watch(live)
             self._watch_interim(live)
-        await self._reconcile(closed=len(sessions) - len(newest))
+        await self._reconcile(there, closed=len(sessions) - len(newest))
         await self._write_endings()
+
+    async def _final(self, session: ports.Session, there: dict[TunnelId, Observed]) -> Counters:
+        """All that a session has carried that ended unnoticed; its tunnel goes down."""
+        if there.pop(session.id, None) is None:
+            return session.carried
+        counted = session.before + (await self._plane.lower_tunnel(session.id) or Counters())
+        return counted if counted.covers(session.carried) else session.carried
 
     async def stop(self) -> None:
         """Write down what is known and let go of the data plane.
@@ -285,38 +297,59 @@ class Tunnels:
         self._bus.publish(events.PlaneTrouble(why))
         try:
             await self._plane.start()
-            await self._reconcile()
-        except ports.DataPlaneError as error:
+            await self._reconcile({each.spec.id: each for each in await self._plane.dump()})
+        except (ports.DataPlaneError, ports.StoreError) as error:
             self._trouble = str(error)
             raise
 
-    async def _reconcile(self, closed: int = 0) -> None:
-        """Make the data plane carry what lives; `closed` is for the report only."""
-        there = await self._plane.dump()
-        todo = changes((live.session.spec for live in self._live), (each.spec for each in there))
-        known = {each.spec.id for each in there}
-        for tunnel in todo.lower:
-            if self._live.get(tunnel) is None:
+    async def _reconcile(self, there: dict[TunnelId, Observed], closed: int = 0) -> None:
+        """Make the data plane, which has what is `there`, carry what lives; `closed` is for the report only."""
+        todo = changes((live.session.spec for live in self._live), (each.spec for each in there.values()))
+        anew = [live for live in self._live if not _continues(live, there.get(live.session.id))]
+        strange = {live.session.id for live in anew if live.session.id in there}
+        for tunnel in (*todo.lower, *strange):
+            if tunnel in strange or self._live.get(tunnel) is None:
                 await self._plane.lower_tunnel(tunnel)
-        for spec in todo.raise_:
-            live = self._live.get(spec.id)
-            if live is None:
-                continue
-            if spec.id not in known:
-                live.session = replace(live.session, carried=live.counted)
-            try:
-                await self._raise(live)
-            except ports.DataPlaneError:
-                continue  # Told and ended by `_raise`; the others go on.
-        done = events.Reconciled(todo.kept, len(todo.raise_), len(todo.lower), closed)
+        await self._count_anew(anew)
+        to_raise = {spec.id: spec for spec in todo.raise_} | {live.session.id: live.session.spec for live in anew}
+        waiting = list(to_raise)
+        for start in range(0, len(waiting), RAISED_AT_ONCE):
+            await self._raise_all(waiting[start : start + RAISED_AT_ONCE])
+        kept = todo.kept + len(todo.raise_) - len(to_raise)
+        done = events.Reconciled(kept, len(to_raise), len(todo.lower) + len(strange), closed)
         self.reconciled = Reconciliation(self._clock.epoch(), done.kept, done.raised, done.lowered, done.closed)
         self._bus.publish(done)
+
+    async def _count_anew(self, lives: Sequence[Live]) -> None:
+        """Have their sessions count from here on with tunnels that begin at zero, before these are raised.
+
+        Written first: a broker that is killed in between would take the new counters for the old ones. That only
+        matters where tunnels outlive the broker.
+        """
+        changed = {live.session.id: live.counted for live in lives if live.counted != live.before}
+        if changed and self._plane.outlives:
+            await self._store.checkpoint(changed, anew=True)
+        for live in lives:
+            live.before = live.counted
+
+    async def _raise_all(self, tunnels: Sequence[TunnelId]) -> None:
+        """Raise those that still live; who is refused is told and ended, the others go on."""
+        lives = [live for live in map(self._live.get, tunnels) if live is not None]
+        refused = await self._plane.raise_tunnels([live.session.spec for live in lives])
+        for live in lives:
+            session = live.session
+            if session.id in refused:
+                trouble = f"tunnel {session.id} of {session.owner}: {refused[session.id]}"
+                self._bus.publish(events.PlaneTrouble(trouble))
+                await self._end(live, EndReason.FAILED)
+            elif live not in self._live:
+                await self._plane.lower_tunnel(session.id)  # It ended while others were raised.
 
     def _plane_lost(self, event: ports.PlaneEvent) -> None:
         self._trouble = event.why
 
     async def _checkpoint(self) -> None:
-        carried = self._count(each for each in await self._plane.dump() if each.counters != Counters())
+        carried = self._count(filter(self._has_moved, await self._plane.dump()))
         if carried:
             await self._store.checkpoint(carried)
 
@@ -330,13 +363,18 @@ class Tunnels:
         if due:
             await self._store.checkpoint(self._count(await self._plane.dump(due)), interim=True)
 
+    def _has_moved(self, observed: Observed) -> bool:
+        """Whether a live session has carried something since the last checkpoint."""
+        live = self._live.get(observed.spec.id)
+        return live is not None and live.before + observed.counters != live.counted
+
     def _count(self, observed: Iterable[Observed]) -> dict[TunnelId, Counters]:
         """All that live sessions have carried; remembered, too, in case the data plane loses it."""
         carried = {}
         for each in observed:
             live = self._live.get(each.spec.id)
             if live is not None:
-                live.counted = carried[each.spec.id] = live.session.carried + each.counters
+                live.counted = carried[each.spec.id] = live.before + each.counters
         return carried
 
     # --- views ----------------------------------------------------------------------------------------------------
@@ -356,6 +394,11 @@ class Tunnels:
         return [_view(live, seen.get(live.session.id), now) for live in chosen]
 
 
+def _continues(live: Live, found: Observed | None) -> bool:
+    """Whether what was found is the tunnel whose counters the last checkpoint saw."""
+    return found is not None and (live.before + found.counters).covers(live.counted)
+
+
 def _view(live: Live, seen: Observed | None, now: float) -> SessionView:
     session, spec = live.session, live.session.spec
     last = seen.last_seen if seen else None
@@ -373,5 +416,5 @@ def _view(live: Live, seen: Observed | None, now: float) -> SessionView:
         started=session.started,
         established=live.established or last is not None,
         silent_for=None if last is None else max(0.0, now - last),
-        counters=session.carried + (seen.counters if seen else Counters()),
+        counters=live.before + seen.counters if seen else live.counted,
     )

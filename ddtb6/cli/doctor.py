@@ -335,7 +335,12 @@ def data_plane(kind: str) -> Finding:
         choice = choose(kind)
     except DataPlaneError as error:
         return Finding("data plane", State.FAIL, f"None can be had: {error}.", "Mend that, or change dataplane.kind.")
-    return Finding("data plane", State.OK, f"{choice.kind}: {choice.reason}.")
+    sentence = f"{choice.kind}: {choice.reason}."
+    if "not loaded" in choice.reason:
+        return Finding("data plane", State.OK, f"{sentence} For packets that stay in the kernel, {choice.better}.")
+    if choice.better:  # A module that is there and cannot be used was meant to be.
+        return Finding("data plane", State.WARN, sentence, f"{choice.better[:1].upper()}{choice.better[1:]}.")
+    return Finding("data plane", State.OK, sentence)
 
 
 def firewall(backend: str) -> Finding:

@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which data plane to use on this machine, and the sentence that says why.
+"""Which data plane to use on this machine, the sentence that says why, and how it gets its packets.
 
-Not here: making it (`app`).
+Not here: opening the sockets that the packets come through (`transport`; app brings both together).
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ddtb6.broker.ports import DataPlaneError
-from ddtb6.dataplane.device import why_no_tun
+from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.pool import Pool
+from ddtb6.broker.ports import Clock, DataPlaneError
+from ddtb6.dataplane.device import may_administer, why_no_tun
+from ddtb6.dataplane.genetlink import Descriptors
+from ddtb6.dataplane.links import own_outer_addresses
+from ddtb6.dataplane.memory import MemoryPlane
+from ddtb6.dataplane.tun import TunPlane
+from ddtb6.dataplane.utun import UtunPlane, utun_family
 
-_NETLINK_GENERIC = 16
-_NLM_F_REQUEST = 1
-_NLMSG_ERROR = 2
-_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_NAME = 0x10, 3, 2
-_PATIENCE = 2
-"""Seconds; the kernel answers at once, or after it has loaded a module."""
+Plane = UtunPlane | TunPlane | MemoryPlane
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,11 @@ class Choice:
     """A data plane by name."""
 
     kind: str
-    """``tun`` or ``memory``."""
+    """``utun``, ``tun`` or ``memory``."""
     reason: str
     """Why this one, in one sentence."""
+    better: str = ""
+    """What to do for a faster one; empty where there is none, or none is wanted."""
 
 
 def choose(kind: str) -> Choice:
@@ -44,40 +45,53 @@ def choose(kind: str) -> Choice:
         if no_tun := why_no_tun():
             raise DataPlaneError(no_tun)
         return Choice("tun", "it is configured")
-    if kind == "utun":
-        raise DataPlaneError(f'{why_no_utun()}: set dataplane.kind to "tun" or "auto"')
-    if kind != "auto":
-        raise DataPlaneError(f'there is no data plane "{kind}": set dataplane.kind to "auto", "tun" or "memory"')
+    if kind not in ("auto", "utun"):
+        raise DataPlaneError(
+            f'there is no data plane "{kind}": set dataplane.kind to "auto", "utun", "tun" or "memory"'
+        )
     no_utun = why_no_utun()
+    if kind == "utun":
+        if no_utun:
+            raise DataPlaneError(f'{no_utun}; or set dataplane.kind to "auto"')
+        return Choice("utun", "it is configured")
+    if not no_utun:
+        return Choice("utun", "the utun module is there: packets stay in the kernel")
     if no_tun := why_no_tun():
         raise DataPlaneError(f"{no_utun}; and {no_tun}")
-    return Choice("tun", no_utun)
+    why, _, remedy = no_utun.partition(": ")
+    return Choice("tun", why, remedy)
 
 
 def why_no_utun() -> str:
-    """Why the utun kernel module is not used."""
-    if not genl_family_exists("utun"):
-        return "the utun module is not loaded"
-    return "the utun module is loaded, but this version of ddtb6 cannot drive it"
-
-
-def genl_family_exists(name: str) -> bool:
-    """Whether the kernel has that generic netlink family. Asking lets it load a module that has the alias."""
-    attribute = name.encode() + b"\0"
-    attribute = struct.pack("=HH", 4 + len(attribute), _CTRL_ATTR_FAMILY_NAME) + attribute
-    body = struct.pack("=BBH", _CTRL_CMD_GETFAMILY, 1, 0) + attribute + bytes(-len(attribute) % 4)
-    head = struct.pack("=IHHII", 16 + len(body), _GENL_ID_CTRL, _NLM_F_REQUEST, 1, 0)
+    """Why the utun kernel module cannot be used here, with the remedy; empty when it can."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as netlink:
-            netlink.settimeout(_PATIENCE)
-            netlink.send(head + body)
-            answer = netlink.recv(65536)
-    except OSError:
-        return False
-    kind = struct.unpack_from("=H", answer, 4)[0]
-    if kind == _NLMSG_ERROR:
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        if code != errno.ENOENT:
-            raise DataPlaneError(f"generic netlink does not answer: {os.strerror(code)}")
-        return False
-    return True
+        utun_family()
+    except DataPlaneError as error:
+        return str(error)
+    if not may_administer():
+        return "the utun module needs CAP_NET_ADMIN: run as root, or give the service that capability"
+    return ""
+
+
+def make(kind: str, reactor: Descriptors, clock: Clock, device: str, pools: Sequence[Pool], mtu: int) -> Plane:
+    """The data plane of that kind, not started. Raises DataPlaneError."""
+    if kind == "memory":
+        return MemoryPlane(clock, pools)
+    of_kind = UtunPlane if kind == "utun" else TunPlane
+    return of_kind(reactor, clock, device, pools, mtu, own_outer_addresses())
+
+
+def packets_to(plane: Plane) -> Callable[[bytes, Endpoint, Endpoint], None] | None:
+    """Where a datagram with a packet goes that came to this process; None where the kernel takes them."""
+    return None if isinstance(plane, UtunPlane) else plane.feed
+
+
+async def connect(plane: Plane, transmit: Callable[[bytes, Endpoint, Endpoint], bool], sockets: Iterable[int]) -> None:
+    """Give `plane` what packets come and go through: UDP sockets by descriptor, or what sends through them.
+
+    Raises DataPlaneError.
+    """
+    if isinstance(plane, UtunPlane):
+        await plane.attach(sockets)
+    else:
+        plane.send_with(transmit)

@@ -51,12 +51,12 @@ def why_no_tun() -> str | None:
         os.close(os.open(NODE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return _remedy(error)
-    if not _may_administer():
+    if not may_administer():
         return "making a TUN device needs CAP_NET_ADMIN: run as root, or give the service that capability"
     return None
 
 
-def _may_administer() -> bool:
+def may_administer() -> bool:
     """Whether this process has CAP_NET_ADMIN; True where that cannot be known."""
     with contextlib.suppress(OSError), open("/proc/self/status") as status:
         for line in status:

@@ -5,7 +5,8 @@ Source: rtnetlink through pyroute2 (0.7.2 and 0.9.7 behave the same in what is u
 Invariants: applying twice is applying once; nothing that somebody else made is changed or removed. Our routes carry
 the protocol number `PROTOCOL`, so they are known again after a crash. An address cannot carry it (IFA_PROTO is newer
 than pyroute2 0.7.2), so one with a network gets a route of ours to that network beside it.
-Not here: making TUN devices (`dataplane.device`), one route per session (there is none: whole pools are routed).
+Not here: making TUN devices (`dataplane.device`), watching devices (`dataplane.link_watch`), one route per session
+(there is none: whole pools are routed).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Interface, IPv6Network, ip_address
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
+from twisted.logger import Logger
 
 from ddtb6.broker.ports import DataPlaneError
 
@@ -29,6 +32,8 @@ METRIC = 1024
 """Of routes to a device; the kernel's own default for IPv6."""
 LAST_RESORT_METRIC = 1_000_000
 """Of unreachable routes: any route to a device wins over them."""
+
+_log = Logger()
 
 _UP, _MULTICAST = 0x1, 0x1000
 _NO_LINK_LOCAL = 1
@@ -121,6 +126,32 @@ class Links:
     def _remember(self, kind: str, what: dict[str, Any]) -> None:
         if (kind, what) not in self._made:
             self._made.append((kind, what))
+
+
+def make_link(device: str, kind: str) -> int:
+    """Index of the device of that kind, which is made if it is not there. Raises DataPlaneError."""
+    with _rtnetlink() as rtnetlink:
+        try:
+            rtnetlink.link("add", ifname=device, kind=kind)
+        except NetlinkError as error:
+            if error.code == errno.EOPNOTSUPP:
+                raise DataPlaneError(f"this kernel has no devices of type {kind}: load the {kind} module") from error
+            if error.code != errno.EEXIST:
+                raise DataPlaneError(_sentence(f"making the device {device}", error)) from error
+        found = list(rtnetlink.get_links(*rtnetlink.link_lookup(ifname=device)))
+        if not found:
+            raise DataPlaneError(f"the device {device} went as soon as it was made")
+        information = found[0].get_attr("IFLA_LINKINFO")
+        if information is None or information.get_attr("IFLA_INFO_KIND") != kind:
+            raise DataPlaneError(f"{device} is a device of another kind: remove it, or configure another name")
+        return int(found[0]["index"])
+
+
+def warn_unless_forwarding() -> None:
+    """Write a line into the log where this machine does not route IPv6."""
+    with suppress(OSError):
+        if Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text().strip() == "0":
+            _log.warn("IPv6 forwarding is off, so clients reach nothing but us: sysctl net.ipv6.conf.all.forwarding=1")
 
 
 def own_outer_addresses() -> frozenset[str]:

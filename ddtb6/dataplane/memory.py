@@ -29,8 +29,11 @@ class MemoryPlane:
     name = "memory"
     encapsulations = frozenset((Encapsulation.V6UDPV4,))
 
-    def __init__(self, clock: Clock, pools: Sequence[Pool] = (), own_addresses: Collection[str] = ()) -> None:
-        """`own_addresses`: outer addresses of this machine, loopback left out."""
+    def __init__(
+        self, clock: Clock, pools: Sequence[Pool] = (), own_addresses: Collection[str] = (), *, outlives: bool = False
+    ) -> None:
+        """`own_addresses`: outer addresses of this machine, loopback left out. `outlives`: be like a kernel's."""
+        self.outlives = outlives
         self._now = clock.monotonic
         self._blocks = [
             (int(p.block.network_address) >> (128 - p.block.prefixlen), 128 - p.block.prefixlen) for p in pools
@@ -55,6 +58,10 @@ class MemoryPlane:
         """The `call`-th call of start, stop, raise_tunnel, lower_tunnel or dump from now on raises DataPlaneError."""
         self._failures.append((call, why))
 
+    def reboot(self) -> None:
+        """Forget all tunnels and say nothing, as a machine that was switched off."""
+        self._peers.clear()
+
     def lose(self, why: str = "the data plane was told to lose everything") -> None:
         """Forget all tunnels, as a device that was reset, and say so."""
         self._peers.clear()
@@ -73,11 +80,21 @@ class MemoryPlane:
 
     async def stop(self) -> None:
         self._called("stop")
-        self._peers.clear()
+        if not self.outlives:
+            self._peers.clear()
 
     async def raise_tunnel(self, spec: TunnelSpec) -> None:
         self._called("raise_tunnel")
         self._peers.put(spec)
+
+    async def raise_tunnels(self, specs: Sequence[TunnelSpec]) -> Mapping[TunnelId, str]:
+        refused = {}
+        for spec in specs:
+            try:
+                await self.raise_tunnel(spec)
+            except DataPlaneError as error:
+                refused[spec.id] = str(error)
+        return refused
 
     async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:
         self._called("lower_tunnel")

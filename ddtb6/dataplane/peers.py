@@ -20,12 +20,9 @@ from ipaddress import IPv4Address, IPv6Network, collapse_addresses, ip_address
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker.ports import DataPlaneError
-from ddtb6.dataplane import icmp6
+from ddtb6.dataplane import icmp6, limits
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
-
-MTU_RANGE = range(icmp6.SMALLEST_MTU, 65507 + 1)
-"""Largest inner packets that a tunnel may be set to; the upper end is what fits a UDP datagram over IPv4."""
 
 _HEADER = struct.Struct("!IHHQQQQ")
 """Version, class and flow; payload length; next header and hop limit; source high, low; destination high, low."""
@@ -150,8 +147,18 @@ class Peers:
         else:
             if old is not None:
                 self._add(old)
-            raise DataPlaneError(f"tunnel {holder.spec.id} has an address of {_inner(spec)}")
+            raise DataPlaneError(f"tunnel {holder.spec.id} has an address of {spec.inner_text}")
         self._guard(spec.local.address)
+
+    def put_all(self, specs: Iterable[TunnelSpec]) -> dict[TunnelId, str]:
+        """As `put` with each; why, for those that were refused."""
+        refused = {}
+        for spec in specs:
+            try:
+                self.put(spec)
+            except DataPlaneError as error:
+                refused[spec.id] = str(error)
+        return refused
 
     def take(self, tunnel: TunnelId) -> Counters | None:
         """Remove it and return its final counters; None when there is none."""
@@ -287,27 +294,10 @@ class Peers:
             self._isatap.update((0x0000_5EFE << 32 | number, 0x0200_5EFE << 32 | number))
 
     def _check(self, spec: TunnelSpec) -> None:
-        if spec.encapsulation not in self._encapsulations:
-            raise DataPlaneError(f"this data plane does not carry {spec.encapsulation.value}")
-        if spec.mtu not in MTU_RANGE:
-            raise DataPlaneError(f"an MTU of {spec.mtu} is outside of {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
-        for network in spec.routes if spec.prefix is None else (spec.prefix, *spec.routes):
-            if not 0 < network.prefixlen <= 64:
-                raise DataPlaneError(f"the prefix {network} is longer than a /64, or is everything")
-        self._check_remote(spec)
+        limits.check(spec, self._encapsulations, self._own, self._blocks)
         holder = self._by_ends.get(spec.local, {}).get(spec.remote)
         if holder is not None and holder.spec.id != spec.id:
             raise DataPlaneError(f"tunnel {holder.spec.id} has the endpoint {spec.remote}")
-
-    def _check_remote(self, spec: TunnelSpec) -> None:
-        # A tunnel whose outer packets come back to us would carry its own packets, each time larger (RFC 6324).
-        if spec.remote.address in self._own or spec.remote == spec.local:
-            raise DataPlaneError(f"the endpoint {spec.remote} is one of our own addresses")
-        if spec.remote.family == 6 and self._blocks:
-            outer = ip_address(spec.remote.address)
-            for block in self._blocks:
-                if outer in block:
-                    raise DataPlaneError(f"the endpoint {spec.remote} is inside of {block}, which tunnels carry")
 
     def _holder(self, peer: Peer) -> Peer | None:
         """A tunnel in the tables that has an inner address of `peer`, which is not in them."""
@@ -363,10 +353,6 @@ class Peers:
             if not table:
                 self._by_network = {shift: each for shift, each in self._by_network.items() if each}
             del self._network_highs[bisect_left(self._network_highs, network << shift)]
-
-
-def _inner(spec: TunnelSpec) -> str:
-    return ", ".join(map(str, (spec.address, *_networks(spec))))
 
 
 def _networks(spec: TunnelSpec) -> Iterable[IPv6Network]:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv6Interface
-from pathlib import Path
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -25,15 +23,13 @@ from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker.ports import Clock, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.dataplane.device import LARGEST_PACKET, open_tun
-from ddtb6.dataplane.links import Layout, Links
+from ddtb6.dataplane.links import Layout, Links, warn_unless_forwarding
 from ddtb6.dataplane.peers import Peers
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
 
 PACKETS_A_TURN = 64
 """Read from the device before the reactor gets its turn; more starve signalling, fewer cost a poll each."""
-
-_log = Logger()
 
 
 class Readers(Protocol):
@@ -49,6 +45,7 @@ class TunPlane:
 
     name = "tun"
     encapsulations = frozenset((Encapsulation.V6UDPV4,))
+    outlives = False
 
     def __init__(
         self,
@@ -89,8 +86,7 @@ class TunPlane:
                 self._links.undo()
             raise
         self._lost = False
-        if _reads_zero(Path("/proc/sys/net/ipv6/conf/all/forwarding")):
-            _log.warn("IPv6 forwarding is off, so clients reach nothing but us: sysctl net.ipv6.conf.all.forwarding=1")
+        warn_unless_forwarding()
 
     async def stop(self) -> None:
         """Close the device and forget the tunnels. Raises DataPlaneError.
@@ -105,6 +101,9 @@ class TunPlane:
 
     async def raise_tunnel(self, spec: TunnelSpec) -> None:
         self._peers.put(spec)
+
+    async def raise_tunnels(self, specs: Sequence[TunnelSpec]) -> Mapping[TunnelId, str]:
+        return self._peers.put_all(specs)
 
     async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:
         return self._peers.take(tunnel)
@@ -193,10 +192,3 @@ class TunPlane:
 
 def _nowhere(datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
     return False
-
-
-def _reads_zero(path: Path) -> bool:
-    try:
-        return path.read_text().strip() == "0"
-    except OSError:
-        return False

@@ -261,7 +261,13 @@ def _management(db: Database) -> None:
     db.execute("ALTER TABLE account ADD COLUMN terms TEXT")
 
 
-STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal, _management)
+def _before(db: Database) -> None:
+    # What a live session had carried when its present tunnel was raised: JSON array of four numbers and an object as
+    # in refused; NULL: nothing.
+    db.execute("ALTER TABLE session ADD COLUMN counted_before TEXT")
+
+
+STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal, _management, _before)
 
 
 # --- making and upgrading -----------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from ddtb6.store import sessions
 from ddtb6.tunnel.spec import TunnelId
 
 _OCTETS = frozenset({"address", "prefix"})
-_COPIED = [name for name in sessions.COLUMNS.split(", ") if name != "id" and name not in sessions.COUNTERS.split(", ")]
+_LEFT_OUT = {"id", "counted_before", *sessions.COUNTERS.split(", ")}
+_COPIED = [name for name in sessions.COLUMNS.split(", ") if name not in _LEFT_OUT]
 _COPY = ", ".join(f"'{name}', {f'hex({name})' if name in _OCTETS else name}" for name in _COPIED)
 _RECORD = f"""
     INSERT INTO journal (kind, at, session_id, session, {sessions.COUNTERS}, reason)
@@ -74,5 +75,5 @@ def _read(row: tuple[Any, ...]) -> Record:
         copied = json.loads(text)
         for name in _OCTETS:
             copied[name] = bytes.fromhex(copied[name]) or None
-        session = sessions.session((tunnel, *(copied[name] for name in _COPIED), *row[6:]))
+        session = sessions.session((tunnel, *(copied[name] for name in _COPIED), *row[6:], None))
     return Record(number, RecordKind(kind), at, session, counters, sessions.reason_of(reason))

@@ -40,7 +40,7 @@ _PREFIX = "address, prefix, prefix_length"
 COUNTERS = "packets_in, octets_in, packets_out, octets_out, refused"
 COLUMNS = (
     f"{_ENDPOINTS}, {_PREFIX}, encapsulation, mtu, mechanism, client_version, idle_limit, started, routes, terms, "
-    f"{COUNTERS}"
+    f"{COUNTERS}, counted_before"
 )
 """What `session` makes a Session of."""
 _LIVE = f"SELECT {COLUMNS} FROM session WHERE ended IS NULL ORDER BY id"
@@ -60,6 +60,7 @@ _COUNT = """
     UPDATE session SET packets_in = ?, octets_in = ?, packets_out = ?, octets_out = ?, refused = ?
     WHERE id = ? AND ended IS NULL
 """
+_COUNT_ANEW = "UPDATE session SET counted_before = ? WHERE id = ? AND ended IS NULL"
 _END = """
     UPDATE session
     SET packets_in = ?, octets_in = ?, packets_out = ?, octets_out = ?, refused = ?, ended = ?, reason = ?
@@ -162,6 +163,12 @@ def count(connection: sqlite3.Connection, carried: Iterable[tuple[TunnelId, Coun
     connection.executemany(_COUNT, [(*_counted(counters), tunnel) for tunnel, counters in carried])
 
 
+def count_anew(connection: sqlite3.Connection, carried: Iterable[tuple[TunnelId, Counters]]) -> None:
+    """Write what live sessions had carried when their tunnels are raised anew."""
+    rows = [(json.dumps([*(counted := _counted(counters))[:4], counted[4]]), tunnel) for tunnel, counters in carried]
+    connection.executemany(_COUNT_ANEW, rows)
+
+
 def live(connection: sqlite3.Connection) -> list[Session]:
     """Sessions that have not ended, oldest first."""
     return [session(row) for row in connection.execute(_LIVE)]
@@ -250,8 +257,9 @@ def session(row: tuple[Any, ...]) -> Session:
         _shared(client_version),
         _shared(idle_limit),
         started,
-        counters(row[18:]),
+        counters(row[18:23]),
         terms.read(said),
+        _NO_COUNTERS if row[23] is None else counters(tuple(json.loads(row[23]))),
     )
 
 

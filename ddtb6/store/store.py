@@ -133,12 +133,16 @@ class Store:
             if not sessions.lives(connection, owner):
                 leases.release_anonymous(connection, owner, now)
 
-    async def checkpoint(self, carried: Mapping[TunnelId, Counters], *, interim: bool = False) -> None:
+    async def checkpoint(
+        self, carried: Mapping[TunnelId, Counters], *, interim: bool = False, anew: bool = False
+    ) -> None:
         now = self._clock.epoch()
         rows = list(carried.items())
 
         def count(some: Sequence[tuple[TunnelId, Counters]], connection: sqlite3.Connection) -> None:
             sessions.count(connection, some)
+            if anew:
+                sessions.count_anew(connection, some)
             if interim and self._journalled:
                 journal.record_interim(connection, [tunnel for tunnel, _ in some], now)
 

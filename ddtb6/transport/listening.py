@@ -26,9 +26,6 @@ from ddtb6.transport.tcp import TcpListener, listen_tcp
 FIRST_DESCRIPTOR = 3
 MOST_DESCRIPTORS = 256
 
-Transmit = Callable[[bytes, Endpoint, Endpoint], bool]
-"""Called with (datagram, local, remote); False when it was not sent."""
-
 _KINDS = {socket.SOCK_DGRAM: "udp", socket.SOCK_STREAM: "tcp"}
 
 
@@ -113,22 +110,23 @@ class Listening:
         self._closing: list[Callable[[], Any]] = []
         self.udp_sockets: dict[tuple[int, int], UdpSocket] = {}
         """Those of `udp` by family and port."""
+        self.carrying: list[int] = []
+        """Descriptors of those of `udp`: what tunnelled packets come through."""
         self.places: list[str] = []
         """Where we listen, such as ``udp 192.0.2.1:3653``."""
 
-    def udp(self, endpoints: Iterable[Endpoint], receive: Receiver) -> Transmit:
-        """Open those; returns what sends a datagram through the right one. Raises ListenError."""
-        sockets = self.udp_sockets
+    def udp(self, endpoints: Iterable[Endpoint], receive: Receiver) -> None:
+        """Open those. Raises ListenError."""
         for endpoint in endpoints:
             opened = self._open_udp(endpoint, receive)
             self.places.append(f"udp {Endpoint(endpoint.address, opened.port)}")
-            sockets[opened.family, opened.port] = opened
+            self.udp_sockets[opened.family, opened.port] = opened
+            self.carrying.append(opened.fileno())
 
-        def transmit(datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
-            through = sockets.get((local.family, local.port))
-            return through is not None and through.send(datagram, local, remote)
-
-        return transmit
+    def transmit(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
+        """Send through the right one of `udp`; False when it was not sent."""
+        through = self.udp_sockets.get((local.family, local.port))
+        return through is not None and through.send(datagram, local, remote)
 
     def dynamic(self, endpoints: Iterable[Endpoint], receive: Receiver) -> None:
         """Open those for requests of the AAA. Raises ListenError."""

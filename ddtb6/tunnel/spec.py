@@ -37,6 +37,16 @@ class TunnelSpec:
     routes: tuple[IPv6Network, ...] = ()
     """Further networks routed to the client; sources in them are its own."""
 
+    @property
+    def inner(self) -> tuple[IPv6Network, ...]:
+        """All that is inside: the address, the prefix if there is one, the routes."""
+        return (IPv6Network(self.address), *((self.prefix,) if self.prefix else ()), *self.routes)
+
+    @property
+    def inner_text(self) -> str:
+        """The same, to be read."""
+        return ", ".join(map(str, (self.address, *self.inner[1:])))
+
 
 @dataclass(frozen=True, slots=True)
 class Counters:
@@ -59,6 +69,19 @@ class Counters:
             self.octets_out + other.octets_out,
             refused,
         )
+
+    def covers(self, other: Counters) -> bool:
+        """Whether no count of `other` is larger: then this may be the same counters, read later."""
+        return (
+            self.packets_in >= other.packets_in
+            and self.octets_in >= other.octets_in
+            and self.packets_out >= other.packets_out
+            and self.octets_out >= other.octets_out
+            and all(self.refused.get(reason, 0) >= count for reason, count in other.refused.items())
+        )
+
+
+NOTHING_COUNTED = Counters()
 
 
 @dataclass(frozen=True, slots=True)

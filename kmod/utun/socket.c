@@ -76,8 +76,12 @@ static void utun_socket_encap_destroy(struct sock *sk)
 	mutex_unlock(&utun_socket_lock);
 }
 
-static int utun_socket_check(const struct sock *sk, struct netlink_ext_ack *extack)
+static int utun_socket_check(const struct utun *ut, const struct sock *sk,
+			     struct netlink_ext_ack *extack)
 {
+	const struct utun_socket *us;
+
+	lockdep_assert_held(&utun_socket_lock);
 	if (sk->sk_protocol != IPPROTO_UDP || sk->sk_type != SOCK_DGRAM ||
 	    (sk->sk_family != AF_INET && sk->sk_family != AF_INET6)) {
 		NL_SET_ERR_MSG_MOD(extack, "the file is not a UDP socket");
@@ -90,6 +94,14 @@ static int utun_socket_check(const struct sock *sk, struct netlink_ext_ack *exta
 	if (sk->sk_state == TCP_ESTABLISHED) {
 		NL_SET_ERR_MSG_MOD(extack, "the socket is connected, so it hears one peer only");
 		return -EISCONN;
+	}
+	if (udp_sk(sk)->encap_type == UTUN_ENCAP_TYPE) {
+		us = rcu_dereference_protected(__sk_user_data(sk),
+					       lockdep_is_held(&utun_socket_lock));
+		if (us && us->ut == ut) {
+			NL_SET_ERR_MSG_MOD(extack, "the socket is attached to this device already");
+			return -EALREADY;
+		}
 	}
 	if (sk->sk_user_data || udp_sk(sk)->encap_type) {
 		NL_SET_ERR_MSG_MOD(extack, "the socket is attached to something already");
@@ -137,7 +149,7 @@ int utun_socket_attach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack)
 
 	mutex_lock(&utun_socket_lock);
 	lock_sock(us->sk);
-	ret = utun_socket_check(us->sk, extack);
+	ret = utun_socket_check(ut, us->sk, extack);
 	if (!ret) {
 		sock_hold(us->sk);
 		utun_compat_setup_sock(sock, &config);

@@ -33,9 +33,10 @@
  *	of whose fourth octet are 0xF (the headers of TSP), go on to the socket, and the caller
  *	reads and writes them as before. All others, and those of fewer than 8 octets, are
  *	counted as malformed and go nowhere. A device may have several sockets, a socket one
- *	device (EBUSY). ICMP errors are no longer reported to the socket. The socket's own life
- *	is not prolonged: closing it detaches it. Peers stay, and are carried again once a
- *	socket with their local address (or the wildcard) and port is attached.
+ *	device (EBUSY; EALREADY if it is this one, and nothing changes). ICMP errors are no
+ *	longer reported to the socket. The socket's own life is not prolonged: closing it detaches
+ *	it. Peers stay, and are carried again once a socket with their local address (or the
+ *	wildcard) and port is attached.
  *
  * UTUN_CMD_SOCKET_DEL
  *	    UTUN_A_IFINDEX, UTUN_A_FD

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 import pytest
 from support.netns import wait_until
-from support.vm_net import BROKER, CLIENT, HOST, PORT, PREFIX, SOURCE, Net, hop, ipv6, signalling_socket
+from support.vm_net import BROKER, CLIENT, HOST, PORT, PREFIX, SOURCE, Net, hop, ipv6, make_utun, signalling_socket
 from support.vm_utun import (
     A_FD,
     A_IFINDEX,
@@ -295,12 +295,15 @@ def test_sockets_that_cannot_be_attached(net: Net) -> None:
     refused(errno.EPROTOTYPE, "UDP", lambda: net.utun.attach(tcp))
     refused(errno.EDESTADDRREQ, "bound", lambda: net.utun.attach(unbound))
     refused(errno.EISCONN, "connected", lambda: net.utun.attach(connected))
-    refused(errno.EBUSY, "already", lambda: net.utun.attach(net.signalling))
+    refused(errno.EALREADY, "this device already", lambda: net.utun.attach(net.signalling))
     refused(errno.EBADF, "descriptor", lambda: net.utun.attach(999))
     refused(errno.EBADF, "descriptor", lambda: net.netlink.ask(SOCKET_ADD, net.utun.me + u32(A_FD, 0xFFFFFFFF)))
     refused(errno.ENOTSOCK, "", lambda: net.utun.attach(0))
     refused(errno.ENOENT, "not attached", lambda: net.utun.detach(unbound))
-    for each in (tcp, unbound, connected):
+    netlink, other = make_utun(net.broker, "utun9")
+    refused(errno.EBUSY, "something", lambda: other.attach(net.signalling))
+    net.broker.run("ip", "link", "delete", "utun9")
+    for each in (tcp, unbound, connected, netlink):
         each.close()
     assert net.utun.device()["sockets"] == 1
 
