@@ -10,22 +10,25 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from support.capabilities import need_tun
-from support.netns import Lab, wait_until
+from support.netns import Lab, Namespace, wait_until
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import UserSpacePlane
+from ddtb6.broker.ports import DataPlane
+from ddtb6.clock import SystemClock
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.dataplane.tun import TunPlane
+from ddtb6.dataplane.utun import UtunPlane
 from ddtb6.tunnel.spec import Observed, TunnelId, TunnelSpec
 
 T = TypeVar("T")
@@ -63,6 +66,9 @@ class SetClock:
 
     def epoch(self) -> float:
         return self.now + 1.7e9
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def spec(number: int, **changes: Any) -> TunnelSpec:
@@ -123,8 +129,11 @@ def plain(packet: bytes) -> bytes:
 class Rig:
     """A plane with its two ends in the test's hands."""
 
-    plane: UserSpacePlane
-    clock: SetClock
+    plane: DataPlane
+    feed: Callable[[bytes, Endpoint, Endpoint], None]
+    """Give it a datagram from a client, as it comes to our outer end: datagram, local, remote."""
+    passes: Callable[[float], None]
+    """Let so many seconds pass."""
     sent: list[tuple[bytes, Endpoint, Endpoint]]
     """What left for clients."""
     to_internet: Callable[[], list[bytes]]
@@ -133,10 +142,16 @@ class Rig:
     """Send an IPv6 packet from the host."""
     turn: Callable[[], None]
     """Let whatever is under way move on a little."""
+    outer_socket: Callable[[bool], None]
+    """Whether the outer socket takes datagrams."""
     here: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """Puts the calling thread where the plane's device is."""
-    taking: list[bool] = field(default_factory=lambda: [True])
-    """Whether the outer socket takes datagrams."""
+    limited: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Within it ICMPv6 errors are limited in rate as they always are; without, the kernel may be told not to."""
+    errors_come_from: str = str(ADDRESSES.broker_address)
+    """The source of errors that a host on the IPv6 side is sent."""
+    in_kernel: bool = False
+    """Packets are carried, and errors made, by the kernel: time is real, and redirects are answered."""
     _marks: int = 0
 
     def raise_tunnel(self, wanted: TunnelSpec) -> TunnelSpec:
@@ -153,7 +168,7 @@ class Rig:
         return {reason.value: count for reason, count in self.plane.strays().items()}
 
     def from_client(self, tunnel: TunnelSpec, packet: bytes) -> None:
-        self.plane.feed(packet, tunnel.local, tunnel.remote)
+        self.feed(packet, tunnel.local, tunnel.remote)
 
     def until(self, condition: Callable[[], T], what: str) -> T:
         def turned() -> T:
@@ -184,9 +199,7 @@ class Rig:
         self.from_client(passing, up)
         self.comes_out(hops(up))
         self.from_internet(down)
-        taking, self.taking[0] = self.taking[0], True
         self.reaches(passing, hops(down))
-        self.taking[0] = taking
         self.sent.remove((hops(down), passing.local, passing.remote))
         drive(self.plane.lower_tunnel(passing.id))
 
@@ -196,13 +209,20 @@ class Rig:
         return [packet for packet in self.to_internet() if not packet[40:].startswith(b"mark ")]
 
 
-def _collector(rig_sent: list[tuple[bytes, Endpoint, Endpoint]], taking: list[bool]) -> Callable[..., bool]:
-    def transmit(datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
-        if taking[0]:
-            rig_sent.append((datagram, local, remote))
-        return taking[0]
+class Outer:
+    """The outer socket of a plane in user space."""
 
-    return transmit
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, Endpoint, Endpoint]] = []
+        self.takes = True
+
+    def transmit(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> bool:
+        if self.takes:
+            self.sent.append((datagram, local, remote))
+        return self.takes
+
+    def take(self, takes: bool) -> None:
+        self.takes = takes
 
 
 @contextlib.contextmanager
@@ -216,8 +236,12 @@ def memory_rig() -> Iterator[Rig]:
         plane.delivered.clear()
         return seen
 
-    rig = Rig(plane, clock, [], to_internet, plane.receive, lambda: None)
-    plane.send_with(_collector(rig.sent, rig.taking))
+    outer = Outer()
+    plane.send_with(outer.transmit)
+    rig = Rig(
+        plane, plane.feed, clock.pass_by, outer.sent, to_internet, plane.receive, turn=lambda: None,
+        outer_socket=outer.take,
+    )  # fmt: skip
     drive(plane.start())
     yield rig
     drive(plane.stop())
@@ -236,46 +260,96 @@ def private_reactor() -> Iterator[EPollReactor]:
         reactor._poller.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Far:
+    """The broker's namespace and the host behind it: host (2001:db8:f::2) -- veth -- broker (2001:db8:f::1)."""
+
+    broker: Namespace
+    host: Namespace
+    handle: socket.socket
+    wire: str
+    router: bytes
+    seen: list[bytes]
+
+    def to_internet(self) -> list[bytes]:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet, sender = self.handle.recvfrom(65535)
+                # Neither what the host sends itself, nor neighbour discovery and MLD between the two.
+                chatter = packet[6] == 0 or (packet[6] == 58 and 130 <= packet[40] <= 143)
+                if sender[2] != socket.PACKET_OUTGOING and not chatter:
+                    self.seen.append(packet)
+        return self.seen
+
+    def from_internet(self, packet: bytes) -> None:
+        self.handle.sendto(packet, (self.wire, 0x86DD, 0, 0, self.router))
+
+
+def far_side(lab: Lab, stack: contextlib.ExitStack) -> Far:
+    broker, host = lab.namespace("broker"), lab.namespace("host")
+    broker.sysctl("net/ipv6/conf/all/forwarding", 1)
+    broker.sysctl("net/ipv6/icmp/ratelimit", 0)
+    outside, wire = lab.wire(broker, host, [f"{BROKER_ON_WIRE}/64"], [f"{HOST}/64"])
+    host.route("2001:db8::/32", "via", BROKER_ON_WIRE)
+    router = broker.hardware_address(outside)
+    handle = stack.enter_context(host.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
+    handle.bind((wire, 0x86DD))
+    handle.setblocking(False)
+    return Far(broker, host, handle, wire, router, [])
+
+
 @contextlib.contextmanager
 def tun_rig() -> Iterator[Rig]:
-    """host (2001:db8:f::2) -- veth -- broker (2001:db8:f::1, the TUN device)."""
+    """The TUN device in the broker's namespace."""
     need_tun()
     clock = SetClock()
     with private_reactor() as reactor, Lab() as lab, contextlib.ExitStack() as stack:
         plane = TunPlane(reactor, clock, "ddtb6", POOLS, DEVICE_MTU, [OWN])
-        broker, host = lab.namespace("broker"), lab.namespace("host")
-        broker.sysctl("net/ipv6/conf/all/forwarding", 1)
-        broker.sysctl("net/ipv6/icmp/ratelimit", 0)
-        outside, wire = lab.wire(broker, host, [f"{BROKER_ON_WIRE}/64"], [f"{HOST}/64"])
-        host.route("2001:db8::/32", "via", BROKER_ON_WIRE)
-        router = broker.hardware_address(outside)
-        handle = stack.enter_context(host.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
-        handle.bind((wire, 0x86DD))
-        handle.setblocking(False)
-        seen: list[bytes] = []
-
-        def to_internet() -> list[bytes]:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    packet, sender = handle.recvfrom(65535)
-                    # Neither what the host sends itself, nor neighbour discovery and MLD between the two.
-                    chatter = packet[6] == 0 or (packet[6] == 58 and 130 <= packet[40] <= 143)
-                    if sender[2] != socket.PACKET_OUTGOING and not chatter:
-                        seen.append(packet)
-            return seen
-
-        def from_internet(packet: bytes) -> None:
-            handle.sendto(packet, (wire, 0x86DD, 0, 0, router))
-
-        rig = Rig(plane, clock, [], to_internet, from_internet, lambda: reactor.iterate(0.0), broker.inside)
-        plane.send_with(_collector(rig.sent, rig.taking))
-        with broker.inside():
+        far, outer = far_side(lab, stack), Outer()
+        plane.send_with(outer.transmit)
+        rig = Rig(
+            plane, plane.feed, clock.pass_by, outer.sent, far.to_internet, far.from_internet,
+            lambda: reactor.iterate(0.0), outer.take, far.broker.inside,
+        )  # fmt: skip
+        with far.broker.inside():
             drive(plane.start())
         try:
             yield rig
         finally:
-            with broker.inside():
+            with far.broker.inside():
                 drive(plane.stop())
 
 
-RIGS: dict[str, Callable[[], contextlib.AbstractContextManager[Rig]]] = {"memory": memory_rig, "tun": tun_rig}
+@contextlib.contextmanager
+def utun_rig() -> Iterator[Rig]:
+    """The module's device in the broker's namespace, with clients behind a second wire."""
+    from support.plane_utun import clients
+
+    with private_reactor() as reactor, Lab() as lab, contextlib.ExitStack() as stack:
+        plane = UtunPlane(reactor, SystemClock(), "ddtb6", POOLS, DEVICE_MTU, [OWN])
+        far = far_side(lab, stack)
+        near = clients(lab, far.broker, stack)
+        with far.broker.inside():
+            drive(plane.start())
+            drive(plane.attach([near.outer.fileno()]))
+            near.look_at("ddtb6")
+
+        def turn() -> None:
+            reactor.iterate(0.0)
+            near.collect()
+
+        rig = Rig(
+            plane, near.feed, time.sleep, near.sent, far.to_internet, far.from_internet, turn, near.take,
+            far.broker.inside, near.limited, errors_come_from=BROKER_ON_WIRE, in_kernel=True,
+        )  # fmt: skip
+        try:
+            yield rig
+        finally:
+            drive(plane.stop())
+
+
+RIGS: dict[str, Callable[[], contextlib.AbstractContextManager[Rig]]] = {
+    "memory": memory_rig,
+    "tun": tun_rig,
+    "utun": utun_rig,
+}
