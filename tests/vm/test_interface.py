@@ -11,6 +11,7 @@ from pathlib import Path
 
 from support import vm_spec, vm_utun
 
+from ddtb6.dataplane import utun_messages
 from ddtb6.tunnel.reasons import Refusal
 
 UTUN = Path(__file__).parents[2] / "kmod/utun"
@@ -70,6 +71,27 @@ def test_the_client_of_the_tests_has_the_same_numbers() -> None:
                 mine = {"DROPS": "PEER_DROPS"}.get(mine, mine)
                 assert getattr(vm_utun, mine) == number, name
     assert [specified[f"UTUN_DROP_{each.replace('-', '_').upper()}"] for each in vm_utun.REASONS] == list(range(1, 11))
+
+
+def test_the_daemon_has_the_same_numbers() -> None:
+    specified = vm_spec.constants()
+    spoken = {f"UTUN_CMD_{each}": each for each in ("DEV_GET", "SOCKET_ADD", "SOCKET_DEL", "PEER_ADD", "PEER_SET")}
+    spoken |= {f"UTUN_CMD_{each}": each for each in ("PEER_DEL", "PEER_FLUSH", "PEER_GET", "EVENT")}
+    spoken |= {each: each.removeprefix("UTUN_") for each in specified if each.startswith("UTUN_A_")}
+    spoken |= {each: each.removeprefix("UTUN_PEER_A_") for each in specified if each.startswith("UTUN_PEER_A_")}
+    spoken |= {"UTUN_PEER_A_DROPS": "PEER_DROPS", "UTUN_TRANSPORT_UDP": "UDP", "UTUN_IDS_MAX": "IDS_MAX"}
+    spoken |= {"UTUN_TRANSPORT_SIXINFOUR": "SIXINFOUR"}
+    assert {each for each in specified if re.match("UTUN_(CMD|TRANSPORT)_", each)} <= set(spoken)
+    assert {each: getattr(utun_messages, name) for each, name in spoken.items()} == {
+        each: specified[each] for each in spoken
+    }
+    (drop,) = (each for each in vm_spec.load()["definitions"] if each["name"] == "drop")
+    assert [each.value for each in utun_messages.REASONS] == drop["entries"]
+    assert specified["UTUN_DROP_MALFORMED"] == 1
+    assert (vm_spec.load()["name"], utun_messages.VERSION) == (
+        utun_messages.NAME,
+        header_constants()["UTUN_GENL_VERSION"],
+    )
 
 
 def test_the_module_asks_for_nothing_that_it_refuses_to_be() -> None:

@@ -19,7 +19,19 @@ from support.vm_kernel import NoKernel, kernel
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 KERNELS = os.environ.get("DDTB6_VM_KERNELS", "cloud").split(",")
-SUITE = ["-B", "-m", "pytest", "-p", "no:cacheprovider", "-s", "tests/vm/guest"]
+SUITE = [
+    "-B",
+    "-m",
+    "pytest",
+    "-p",
+    "no:cacheprovider",
+    "-s",
+    "tests/conformance",
+    "tests/vm/guest",
+    "-k",
+    "utun or guest",
+]
+"""The conformance suite of the data-plane port over utun, then all of `guest`, whose last file unloads the module."""
 
 
 @pytest.mark.parametrize("name", KERNELS)
