@@ -30,7 +30,8 @@ from ddtb6.auth.local import LocalUsers, ThreadLane
 from ddtb6.broker.admission import Gate
 from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
-from ddtb6.broker.ports import Authenticator, DataPlaneError, StoreError
+from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.ports import Authenticator, StoreError
 from ddtb6.broker.views import Overview
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config, ConfigError

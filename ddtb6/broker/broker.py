@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, source_of, translated
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker import events, lease, ports
+from ddtb6.broker import events, lease, planes, ports
 from ddtb6.broker.admission import Admission, Gate
 from ddtb6.broker.search import SessionQuery
 from ddtb6.broker.tally import Tally
@@ -107,7 +107,7 @@ class Broker:
         clock: ports.Clock,
         authenticator: ports.Authenticator,
         store: ports.SessionStore,
-        plane: ports.DataPlane,
+        plane: planes.DataPlane,
         nonce: Callable[[], bytes],
         bus: events.Bus,
     ) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 
 from ddtb6.addressing.pool import DELEGATED_LENGTHS, Pool, Use
-from ddtb6.broker.ports import DataPlaneError, HoldsOther, NotGrantable, PoolExhausted, Principal, UnknownPool
+from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.ports import HoldsOther, NotGrantable, PoolExhausted, Principal, UnknownPool
 from ddtb6.tsp.messages import Create
 from ddtb6.tsp.status import (
     NoMoreTunnels,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
-from ddtb6.broker import events, ports
+from ddtb6.broker import events, planes, ports
 from ddtb6.broker.registry import Live, Registry
 from ddtb6.broker.search import SessionQuery, find
 from ddtb6.broker.views import Reconciliation, SessionPage, SessionView
@@ -42,7 +42,7 @@ class Tunnels:
         self,
         clock: ports.Clock,
         store: ports.SessionStore,
-        plane: ports.DataPlane,
+        plane: planes.DataPlane,
         bus: events.Bus,
         offer_timeout: float,
     ) -> None:
@@ -172,7 +172,7 @@ class Tunnels:
         session = live.session
         try:
             final = await self._plane.lower_tunnel(session.id)
-        except ports.DataPlaneError as error:
+        except planes.DataPlaneError as error:
             final = None
             self._trouble = f"tunnel {session.id} of {session.owner} could not be taken down: {error}"
         ending = ports.Ending(session.id, reason, live.counted if final is None else live.before + final)
@@ -218,7 +218,7 @@ class Tunnels:
             return
         try:
             seen = await self._plane.dump(due.keys())
-        except ports.DataPlaneError:
+        except planes.DataPlaneError:
             for each in due:
                 self._expiry.schedule(each, now)
             raise
@@ -298,7 +298,7 @@ class Tunnels:
         try:
             await self._plane.start()
             await self._reconcile({each.spec.id: each for each in await self._plane.dump()})
-        except (ports.DataPlaneError, ports.StoreError) as error:
+        except (planes.DataPlaneError, ports.StoreError) as error:
             self._trouble = str(error)
             raise
 
@@ -345,7 +345,7 @@ class Tunnels:
             elif live not in self._live:
                 await self._plane.lower_tunnel(session.id)  # It ended while others were raised.
 
-    def _plane_lost(self, event: ports.PlaneEvent) -> None:
+    def _plane_lost(self, event: planes.PlaneEvent) -> None:
         self._trouble = event.why
 
     async def _checkpoint(self) -> None:

@@ -328,7 +328,7 @@ def _ports_of_service_manager(carrier: str, root: Path) -> set[int]:
 
 
 def data_plane(kind: str) -> Finding:
-    from ddtb6.broker.ports import DataPlaneError
+    from ddtb6.broker.planes import DataPlaneError
     from ddtb6.dataplane.choose import choose
 
     try:

@@ -26,7 +26,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 
 from ddtb6.addressing.pool import Pool
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.cli import doctor, output, plan
 from ddtb6.cli.main import DEFAULT_CONFIG, Failure
 from ddtb6.cli.plan import Answers, File, Machine

@@ -16,7 +16,7 @@ import socket
 from ipaddress import IPv6Interface, IPv6Network
 from pathlib import Path
 
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.client.options import ClientOptions
 from ddtb6.dataplane.device import open_tun, why_no_tun
 from ddtb6.dataplane.links import Layout, Links

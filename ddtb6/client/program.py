@@ -19,7 +19,7 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.task import deferLater
 
 from ddtb6.addressing.endpoint import Carrier, Endpoint
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.client import events
 from ddtb6.client.backoff import Backoff
 from ddtb6.client.keepalive import KeepaliveClock

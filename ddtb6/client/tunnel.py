@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.client.keepalive import KeepaliveClock
 from ddtb6.client.paths import Reactor, UdpPath
 from ddtb6.dataplane.device import LARGEST_PACKET

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool
-from ddtb6.broker.ports import Clock, DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.ports import Clock
 from ddtb6.dataplane.device import may_administer, why_no_tun
 from ddtb6.dataplane.genetlink import Descriptors
 from ddtb6.dataplane.links import own_outer_addresses

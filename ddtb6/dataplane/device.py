@@ -13,7 +13,7 @@ import fcntl
 import os
 import struct
 
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 
 NODE = "/dev/net/tun"
 LARGEST_PACKET = 65535

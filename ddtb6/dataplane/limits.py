@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from ipaddress import IPv6Network, ip_address
 
 from ddtb6.addressing.endpoint import Encapsulation
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.dataplane import icmp6
 from ddtb6.tunnel.spec import TunnelSpec
 

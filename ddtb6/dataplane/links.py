@@ -24,7 +24,7 @@ from typing import Any
 from pyroute2 import IPRoute, NetlinkError
 from twisted.logger import Logger
 
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 
 PROTOCOL = 182
 """Routing protocol number of our routes; ``ip -6 route show proto 182`` lists them."""

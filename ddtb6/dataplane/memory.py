@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import Clock, DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import icmp6
 from ddtb6.dataplane.peers import Peers
 from ddtb6.tunnel.reasons import Refusal
@@ -24,7 +25,7 @@ KEPT = 1000
 
 
 class MemoryPlane:
-    """`ports.UserSpacePlane` over nothing."""
+    """`planes.UserSpacePlane` over nothing."""
 
     name = "memory"
     encapsulations = frozenset((Encapsulation.V6UDPV4,))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tunnels of a user-space data plane: tables, the judgement of every packet, and counters. Pure.
 
-Source: DESIGN of the port (`broker.ports.DataPlane`); BCP 38 for sources; RFC 6324 section 3.1 for loops; RFC 4443 for
+Source: DESIGN of the port (`broker.planes.DataPlane`); BCP 38 for sources; RFC 6324 section 3.1 for loops; RFC 4443 for
 what is answered.
 Invariants: no two tunnels share a pair of outer ends or any inner address; a refused change changes nothing; a packet
 from outside never moves an endpoint, allocates state, or is answered when no tunnel has its endpoint.
@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Network, collapse_addresses, ip_address
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.dataplane import icmp6, limits
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec

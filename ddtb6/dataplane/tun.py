@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import Clock, DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.ports import Clock
 from ddtb6.dataplane.device import LARGEST_PACKET, open_tun
 from ddtb6.dataplane.links import Layout, Links, warn_unless_forwarding
 from ddtb6.dataplane.peers import Peers
@@ -41,7 +42,7 @@ class Readers(Protocol):
 
 @implementer(IReadDescriptor)
 class TunPlane:
-    """`ports.UserSpacePlane` over /dev/net/tun."""
+    """`planes.UserSpacePlane` over /dev/net/tun."""
 
     name = "tun"
     encapsulations = frozenset((Encapsulation.V6UDPV4,))

@@ -22,7 +22,8 @@ from twisted.internet.defer import Deferred
 
 from ddtb6.addressing.endpoint import Encapsulation
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import Clock, DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import limits
 from ddtb6.dataplane import utun_messages as wire
 from ddtb6.dataplane.genetlink import (
@@ -64,7 +65,7 @@ def utun_family() -> Family:
 
 
 class UtunPlane:
-    """`ports.DataPlane` over the kernel module."""
+    """`planes.DataPlane` over the kernel module."""
 
     name = "utun"
     encapsulations = frozenset((Encapsulation.V6UDPV4,))

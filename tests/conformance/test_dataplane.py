@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every data plane does, whatever carries it: `broker.ports.DataPlane`, packet by packet.
+"""What every data plane does, whatever carries it: `broker.planes.DataPlane`, packet by packet.
 
 `memory` always runs; `tun` runs where namespaces and /dev/net/tun are, `utun` where the module is loaded, which is in
 the virtual machine that tests/vm boots.
@@ -17,7 +17,7 @@ import pytest
 from support.planes import DEVICE_MTU, HOST, LOCAL, OWN, RIGS, Rig, drive, hops, icmp, ipv6, packed, plain, spec
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 
 BROKER = "2001:db8:1::1"

@@ -24,7 +24,7 @@ from support.planes import LOCAL, OWN, POOLS, SetClock, drive, ipv6, private_rea
 from twisted.internet.epollreactor import EPollReactor
 
 from ddtb6.addressing.endpoint import Endpoint
-from ddtb6.broker.ports import DataPlaneError, PlaneEvent
+from ddtb6.broker.planes import DataPlaneError, PlaneEvent
 from ddtb6.dataplane.choose import choose
 from ddtb6.dataplane.device import open_tun
 from ddtb6.dataplane.links import Layout, Links, own_outer_addresses
@@ -253,7 +253,7 @@ def test_without_what_it_needs_the_sentence_says_the_remedy(broker: Namespace, w
     program = (
         "import ctypes, os, subprocess\n"
         "from ddtb6.dataplane.choose import choose\n"
-        "from ddtb6.broker.ports import DataPlaneError\n"
+        "from ddtb6.broker.planes import DataPlaneError\n"
         f"{deprive}\n"
         "for kind in ('tun', 'auto'):\n"
         "    try:\n"

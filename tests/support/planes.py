@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.ports import DataPlane
+from ddtb6.broker.planes import DataPlane
 from ddtb6.clock import SystemClock
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.dataplane.tun import TunPlane

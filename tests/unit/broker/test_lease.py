@@ -12,16 +12,8 @@ from support.virtual import POOLS
 
 from ddtb6.addressing.pool import Use
 from ddtb6.broker.lease import Sources, refusal, sources
-from ddtb6.broker.ports import (
-    DataPlaneError,
-    HoldsOther,
-    Lease,
-    PoolExhausted,
-    Principal,
-    StoreBusy,
-    StoreError,
-    UnknownPool,
-)
+from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.ports import HoldsOther, Lease, PoolExhausted, Principal, StoreBusy, StoreError, UnknownPool
 from ddtb6.tsp.messages import Create
 from ddtb6.tsp.status import (
     AddressInUse,

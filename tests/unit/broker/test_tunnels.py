@@ -17,7 +17,8 @@ from support.virtual import SERVER, VirtualClock, World, world
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
 from ddtb6.broker import broker, events, ports
 from ddtb6.broker.broker import Visitor
-from ddtb6.broker.ports import DataPlaneError, Principal, StoreError
+from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.ports import Principal, StoreError
 from ddtb6.broker.tunnels import CHECKPOINT_INTERVAL
 from ddtb6.broker.views import Reconciliation
 from ddtb6.dataplane.memory import MemoryPlane

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from ddtb6.addressing.endpoint import Carrier, Encapsulation
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.client.options import Action, ClientOptions, Event, Exit
 from ddtb6.client.program import connect
 from ddtb6.tsp.document import write_reply

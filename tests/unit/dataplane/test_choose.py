@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.cli import doctor
 from ddtb6.dataplane import choose as planes
 from ddtb6.dataplane import utun

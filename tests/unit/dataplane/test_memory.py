@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from support.planes import HOST, POOLS, SetClock, drive, hops, ipv6, spec
 
-from ddtb6.broker.ports import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.dataplane.memory import MemoryPlane
 
 

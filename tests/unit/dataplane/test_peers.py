@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support.planes import HOST, LOCAL, OWN, POOLS, PREFIXES, ipv6, packed, spec
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
-from ddtb6.broker.ports import DataPlaneError
+from ddtb6.broker.planes import DataPlaneError
 from ddtb6.dataplane.peers import Peers
 from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 

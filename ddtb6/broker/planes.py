@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The port of what carries the packets.
+
+Invariants: as in `ports`.
+Not here: the implementations and their choice (`dataplane`), what a tunnel is (`tunnel.spec`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ddtb6.addressing.endpoint import Encapsulation, Endpoint
+from ddtb6.tunnel.reasons import Refusal
+from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
+
+
+class DataPlaneError(Exception):
+    """The data plane refused; the message is a sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneLost:
+    """The device is gone or was reset; everything must be reconciled."""
+
+    why: str
+
+
+PlaneEvent = PlaneLost
+
+
+class DataPlane(Protocol):
+    """Carries the packets of tunnels. One conformance suite runs over every implementation.
+
+    Verbs take effect in the order in which they were called, also while earlier ones have not been answered.
+    """
+
+    @property
+    def name(self) -> str:
+        """``utun``, ``tun`` or ``memory``."""
+
+    @property
+    def encapsulations(self) -> frozenset[Encapsulation]:
+        """What it can carry."""
+
+    @property
+    def outlives(self) -> bool:
+        """Its tunnels stand and count while the process does not run; `dump` then shows them to the next one."""
+
+    async def start(self) -> None:
+        """Make the device and its routes; keeps what is there already. Raises DataPlaneError."""
+
+    async def stop(self) -> None:
+        """Let go. Tunnels that live in the kernel stay there."""
+
+    async def raise_tunnel(self, spec: TunnelSpec) -> None:
+        """Make reality equal to `spec`; the same spec twice is success, the same id with another spec replaces.
+
+        A tunnel that is replaced keeps its counters.
+
+        Raises DataPlaneError, with nothing changed, when another tunnel has the endpoint, the address or part of the
+        prefix.
+        """
+
+    async def raise_tunnels(self, specs: Sequence[TunnelSpec]) -> Mapping[TunnelId, str]:
+        """As `raise_tunnel` with each of a hundred or so; why, for those refused. Raises DataPlaneError if none can."""
+
+    async def lower_tunnel(self, tunnel: TunnelId) -> Counters | None:
+        """Remove it and return its final counters; None when there is no such tunnel."""
+
+    async def dump(self, tunnels: Collection[TunnelId] | None = None) -> Sequence[Observed]:
+        """What exists: all, or those of `tunnels` that do."""
+
+    def strays(self) -> Mapping[Refusal, int]:
+        """Packets refused that belong to no tunnel, since start."""
+
+    def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
+        """`listener` is called on the reactor thread; it must not raise."""
+
+
+class UserSpacePlane(DataPlane, Protocol):
+    """A data plane that is handed the datagrams of the signalling socket."""
+
+    def feed(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
+        """A datagram whose first nibble is 6, as it came. Never raises, never answers strangers."""
+
+    def send_with(self, transmit: Callable[[bytes, Endpoint, Endpoint], bool]) -> None:
+        """Give it ``transmit(datagram, local, remote) -> taken`` of the signalling socket."""
