@@ -19,13 +19,13 @@ import traceback
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import forwarding, logins, radius, reconnect
+from bench import forwarding, logins, pages, radius, reconnect
 from bench.clients import Crowd
 from bench.servers import PROCESSORS, WORLD, Daemon, Here, Place
 from bench.table import Row, table
 from tests.support.netns import Lab
 
-PARTS = ("start", "logins", "radius", "reconnect", "forwarding")
+PARTS = ("start", "logins", "radius", "reconnect", "pages", "forwarding")
 STATE = "/var/tmp"
 """A real file system: /tmp may be memory, where a sync costs nothing."""
 
@@ -81,6 +81,8 @@ def _measure(parts: list[str] | tuple[str, ...], arguments: argparse.Namespace) 
                 return []
             if part == "reconnect":
                 return reconnect.reconnect(place, directory(), plane, arguments.clients, say)
+            if part == "pages":
+                return pages.pages(runs, arguments.clients, say)
             if root:
                 return forwarding.forwarding(directory(), max(1, runs // 2), say)
             say(f"{part} is left out: it makes network namespaces, which needs root")

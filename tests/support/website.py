@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,58 @@ VERSION = "2.0.2"
 LOCAL = Actor("local:root")
 
 
+def web_of(world: World, overview: Callable[[], Overview], proxies: tuple[str, ...] = ()) -> Web:
+    """The web side of a broker."""
+    base = Config()
+    config = replace(base, web=replace(base.web, trusted_proxies=proxies), pools=world.policy.pools)
+    clock, store, broker, bus = world.clock, world.store, world.broker, world.bus
+    return Web(Daemon(config, clock, clock, store, broker, bus, overview, world.authenticator, partial(execute)))
+
+
+def overview_of(world: World) -> Overview:
+    return Overview(
+        version="1",
+        started=world.clock.epoch(),
+        listening=("udp 192.0.2.1:3653",),
+        data_plane="memory",
+        data_plane_reason="It was asked for.",
+        firewall="None.",
+        encapsulations=("v6udpv4",),
+        mechanisms=world.policy.mechanisms,
+        negotiations=0,
+        activity=world.broker.activity(),
+    )
+
+
+def add_administrator(world: World, name: str) -> None:
+    """With the password `PASSWORD`, in microseconds to check."""
+    stored = account(name, PASSWORD).password_hash
+    assert stored is not None
+    now(world.store.add_administrator(Administrator(name, stored, 0.0)))
+
+
+def opening_of(user: str, remote: Endpoint, prefix_pool: str | None, version: str = VERSION) -> Opening:
+    return Opening(
+        owner=f"user:{user}",
+        user=user,
+        link=Link(Carrier.UDP, SERVER, remote),
+        encapsulation=Encapsulation.V6UDPV4,
+        mechanism="DIGEST-MD5",
+        client_version=version,
+        address_pool="links",
+        prefix_pool=prefix_pool,
+        mtu=1280,
+        idle_limit=180.0,
+    )
+
+
+def stand(world: World, opening: Opening) -> Session:
+    """A tunnel that stands."""
+    session: Session = now(world.store.open_session(opening))
+    now(world.broker._tunnels.stand(session, nat=True, by=str(opening.link.remote)))
+    return session
+
+
 class WebCase(unittest.TestCase):
     """The accounts alice and bob, and the administrator root, all with the password `PASSWORD`."""
 
@@ -41,42 +94,12 @@ class WebCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.world = world = World(directory, accounts={"alice": PASSWORD, "bob": PASSWORD})
         self.addCleanup(world.close)
-        stored = account("root", PASSWORD).password_hash
-        assert stored is not None
-        now(world.store.add_administrator(Administrator("root", stored, 0.0)))
-        base = Config()
-        self.config = replace(
-            base, web=replace(base.web, trusted_proxies=self.trusted_proxies), pools=world.policy.pools
-        )
-        self.web = Web(
-            Daemon(
-                self.config,
-                world.clock,
-                world.clock,
-                world.store,
-                world.broker,
-                world.bus,
-                self.overview,
-                world.authenticator,
-                partial(execute),
-            )
-        )
+        add_administrator(world, "root")
+        self.web = web_of(world, self.overview, self.trusted_proxies)
         self.site = self.web.site()
 
     def overview(self) -> Overview:
-        world = self.world
-        return Overview(
-            version="1",
-            started=world.clock.epoch(),
-            listening=("udp 192.0.2.1:3653",),
-            data_plane="memory",
-            data_plane_reason="It was asked for.",
-            firewall="None.",
-            encapsulations=("v6udpv4",),
-            mechanisms=world.policy.mechanisms,
-            negotiations=0,
-            activity=world.broker.activity(),
-        )
+        return overview_of(self.world)
 
     def browser(self, role: Role = Role.NOBODY) -> Browser:
         """A browser that is logged in as alice (an owner) or root (an administrator), or not at all."""
@@ -95,23 +118,9 @@ class WebCase(unittest.TestCase):
 
     def tunnel(self, user: str = "alice", version: str = VERSION, prefix_pool: str | None = "homes") -> Session:
         """A tunnel of `user` that stands, from an endpoint made of the name."""
-        world, opening = self.world, self.opening(user, prefix_pool, version)
-        session: Session = now(world.store.open_session(opening))
-        now(world.broker._tunnels.stand(session, nat=True, by=str(opening.link.remote)))
-        return session
+        return stand(self.world, self.opening(user, prefix_pool, version))
 
     def opening(self, user: str, prefix_pool: str | None = None, version: str = VERSION) -> Opening:
         """What such a tunnel is opened with."""
         remote = Endpoint(f"198.51.100.{sum(user.encode()) % 250 + 1}", 4000 + len(user))
-        return Opening(
-            owner=f"user:{user}",
-            user=user,
-            link=Link(Carrier.UDP, SERVER, remote),
-            encapsulation=Encapsulation.V6UDPV4,
-            mechanism="DIGEST-MD5",
-            client_version=version,
-            address_pool="links",
-            prefix_pool=prefix_pool,
-            mtu=1280,
-            idle_limit=180.0,
-        )
+        return opening_of(user, remote, prefix_pool, version)

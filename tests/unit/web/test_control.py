@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -332,6 +333,10 @@ class OverTheSocket(ControlCase):
             )
             assert error.kind is Kind.CONFLICT
             assert "älice exists already" in str(error)
+            entries = await self.away(lambda: client.call("audit.list"))
+            who = f"local:{pwd.getpwuid(os.getuid()).pw_name}"
+            assert [(each["who"], each["failed"] == "") for each in entries] == [(who, False), (who, True)]
+            assert "pässword" not in str(entries)
 
         return defer.Deferred.fromCoroutine(scenario())
 
