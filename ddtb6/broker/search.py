@@ -88,7 +88,7 @@ def _predicate(text: str) -> Callable[[Live], bool]:
         inner = None
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else None
     # The outer endpoint as it is written, or its address alone; with a colon there may be a port behind it.
-    outer, with_port = word, ":" in word
+    outer, with_port = word, ":" in word and inner is None
 
     def suits(live: Live) -> bool:
         session = live.session

@@ -12,6 +12,7 @@ import argparse
 import enum
 import errno
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -186,6 +187,17 @@ def status_page(listen: str) -> Iterator[Finding]:
             State.FAIL,
             f'web.listen: "{listen}" is not an endpoint that Twisted understands ({error}).',
             'Write it like "tcp:port=8653:interface=127.0.0.1".',
+        )
+        return
+    kind, _, rest = listen.partition(":")
+    interface = re.search(r"interface=((?:[^:\\]|\\.)+)", rest)
+    place = interface[1].replace("\\:", ":") if interface else ""
+    if kind in ("tcp", "tcp6") and place not in ("::1", "localhost") and not place.startswith("127."):
+        yield Finding(
+            "status page",
+            State.WARN,
+            "web.listen serves others without TLS: whoever is on the way can read the passwords of who logs in.",
+            'Listen on 127.0.0.1 behind a proxy that does TLS (and web.trusted_proxies), or use an "ssl:" endpoint.',
         )
 
 

@@ -104,6 +104,10 @@ class Control:
         await self._note(verb, checked, actor, "")
         return answer
 
+    async def note_login(self, actor: Actor) -> None:
+        """Write down that somebody may change things from now on. Raises ControlError."""
+        await self._note("login", {}, actor, "")
+
     async def _note(self, verb: str, checked: Mapping[str, Any], actor: Actor, failed: str) -> None:
         subject = {name: plain(value) for name, value in checked.items() if name not in SECRETS}
         try:

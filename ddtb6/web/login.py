@@ -26,6 +26,7 @@ from ddtb6.sasl.credentials import Plain
 from ddtb6.web.exchange import Answer, Request, is_local, see_other
 from ddtb6.web.pages import page
 from ddtb6.web.routes import Route
+from ddtb6.web.verbs import Actor
 from ddtb6.web.visitors import Role, Visitor, Visitors
 
 SOURCE_RATE, SOURCE_BURST = 1 / 6, 20
@@ -62,13 +63,15 @@ class Login:
         owners: Authenticator,
         administrators: Administrators,
         in_thread: Callable[[Callable[[], bool]], Awaitable[bool]],
+        note: Callable[[Actor], Awaitable[None]],
     ) -> None:
-        """`in_thread` runs a slow function elsewhere, or raises LaneFull."""
+        """`in_thread` runs a slow function elsewhere, or raises LaneFull; `note` writes down who may change things."""
         self._visitors = visitors
         self._now = clock.monotonic
         self._owners = owners
         self._administrators = administrators
         self._in_thread = in_thread
+        self._note = note
         self._sources = Buckets(SOURCE_RATE, SOURCE_BURST)
         self._names = Buckets(NAME_RATE, NAME_BURST)
         self._under_way = 0
@@ -102,6 +105,7 @@ class Login:
             name=name,
             wrong=wrong,
             nobody_yet=not self._administrators.any_administrator(),
+            owners_may=Plain.mechanism in self._owners.mechanisms,
         )
 
     async def submit(self, request: Request, visitor: Visitor) -> Answer:
@@ -111,6 +115,8 @@ class Login:
         owner = await self._judge(request, role, name, password)
         if owner is None:
             return self._form(request, visitor, role, wanted, name[:NAME_LIMIT], WRONG)
+        if role is Role.ADMINISTRATOR:
+            await self._note(Actor(f"{role.value}:{name}", request.source))
         cookie = self._visitors.open(role, name, owner, request)
         return see_other(wanted if is_local(wanted) else HOME[role], cookie)
 

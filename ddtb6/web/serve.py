@@ -86,7 +86,6 @@ class Web:
         self._visitors = Visitors(daemon.clock, secrets.token_bytes, self._find_token)
         self._recent = Recent(daemon.clock)
         daemon.bus.subscribe(self._recent.note)
-        self._login = Login(self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread)
         self._control = Control(
             store,
             daemon.broker,
@@ -98,6 +97,9 @@ class Web:
             recent=self._recent,
         )
         self._control.subscribe(self._changed)
+        self._login = Login(
+            self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread, self._control.note_login
+        )
 
     def _changed(self, verb: str, arguments: Mapping[str, Any], actor: Actor) -> None:
         """After some changes, those who logged in before must do so again."""

@@ -57,6 +57,11 @@ def test_status_page() -> None:
     for wrong in ("tcp:port=http-alt-nowhere", "tcp:colour=red:port=1", "ssl:1:privateKey=/nowhere", "nonsense:1", "x"):
         (finding,) = doctor.status_page(wrong)
         assert finding.state is State.FAIL, wrong
+    for open_to_all in ("tcp:8653", "tcp:port=8653:interface=0.0.0.0", "tcp6:port=8653:interface=\\:\\:"):
+        (finding,) = doctor.status_page(open_to_all)
+        assert (finding.state, "without TLS" in finding.sentence) == (State.WARN, True), open_to_all
+    for closed in ("tcp6:port=8653:interface=\\:\\:1", "tcp:8653:interface=127.0.0.1", "unix:/run/ddtb6/web"):
+        assert list(doctor.status_page(closed)) == []
 
 
 def test_state_directory(tmp_path: Path) -> None:

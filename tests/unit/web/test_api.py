@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import unittest
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv6Network
 from typing import Any
 
@@ -17,7 +18,10 @@ from support.website import WebCase
 
 from ddtb6.web import api
 from ddtb6.web.control import VERBS
-from ddtb6.web.visitors import Role
+from ddtb6.web.routes import Desk
+from ddtb6.web.serve import make_pages_site
+from ddtb6.web.verbs import COUNT, TEXT
+from ddtb6.web.visitors import Role, Visitor
 
 
 class ApiCase(WebCase):
@@ -120,6 +124,44 @@ class Rows(ApiCase):
         ):
             got = self.root.take(self.root.ask("POST", "/api/v1/users", body, headers))
             assert got.status == status, got.text
+
+
+class Functions(ApiCase):
+    """Rows that are no verbs."""
+
+    def test_arguments_rights_and_description(self) -> None:
+        @dataclass(frozen=True)
+        class Twice:
+            """A number, twice."""
+
+            value: int
+
+        def double(visitor: Visitor, count: int, name: str = "") -> Twice:
+            """Double a number.
+
+            For whoever asks.
+            """
+            return Twice(2 * count + len(name) + len(visitor.name))
+
+        globals()["Twice"] = Twice
+        self.addCleanup(globals().pop, "Twice")
+        row = api.endpoint("GET", "/double/{count}", Role.OWNER, double, {"count": COUNT}, {"name": TEXT})
+        site = make_pages_site(Desk([row, *self.routes()], self.web._visitors), (), self.world.clock)
+        owner = self.browser(Role.OWNER)
+        owner.site = site
+        assert owner.get("/api/v1/double/20?name=ab").json == {"value": 47}
+        assert owner.get("/api/v1/double/x").status == 400
+        assert self.browser(Role.ADMINISTRATOR).get("/api/v1/double/2").status == 404, "of the other site"
+        assert row.operation is not None
+        described = api.document([row])["paths"]["/api/v1/double/{count}"]["get"]
+        assert (described["summary"], described["description"]) == ("Double a number.", "For whoever asks.")
+        assert [(each["name"], each["in"], each["required"]) for each in described["parameters"]] == [
+            ("count", "path", True),
+            ("name", "query", False),
+        ]
+        assert described["responses"]["200"]["content"]["application/json"]["schema"] == {
+            "$ref": "#/components/schemas/Twice"
+        }
 
 
 class Rights(ApiCase):

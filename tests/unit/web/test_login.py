@@ -8,6 +8,7 @@ from support.virtual import account
 from support.web import Browser, Got
 from support.website import PASSWORD, WebCase
 
+from ddtb6.auth.chain import Anonymous, Chain
 from ddtb6.broker.ports import Rejected
 from ddtb6.web.login import NAME_BURST, SOURCE_BURST, WRONG
 from ddtb6.web.visitors import IDLE, LIFE, SESSIONS_OF_NAME, Role
@@ -94,6 +95,20 @@ class LogIn(WebCase):
         assert self.browser().log_in("administrator", "root", PASSWORD).status == 422
         self.world.clock.advance(60)
         assert self.browser().log_in("administrator", "root", PASSWORD).status == 303
+
+    def test_administrators_are_written_down_and_owners_are_not(self) -> None:
+        self.browser(Role.OWNER)
+        self.browser(Role.ADMINISTRATOR)
+        self.browser().log_in("administrator", "root", "wrong")
+        assert [(each["who"], each["source"], each["action"]) for each in self.call("audit.list")] == [
+            ("administrator:root", "192.168.1.1", "login")
+        ]
+
+    def test_page_says_that_owners_cannot_where_nobody_judges_passwords(self) -> None:
+        assert "Owners cannot log in" not in self.browser().get("/login").text
+        self.web._login._owners = Chain([Anonymous()])
+        assert "Owners cannot log in" in self.browser().get("/login").text
+        assert self.browser().log_in("owner", "alice", PASSWORD).status == 422
 
     def test_page_says_how_to_make_the_first_administrator(self) -> None:
         assert "ddtb6 admin add" not in self.browser().get("/login").text
