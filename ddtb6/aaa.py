@@ -21,7 +21,7 @@ from ddtb6.radius.access import RadiusAccess
 from ddtb6.radius.accounting import AccountingDeliverer
 from ddtb6.radius.dynamic import DynamicAuthorization, DynamicClient
 from ddtb6.radius.exchange import RadiusClient, Server, Timing
-from ddtb6.radius.nas import Nas
+from ddtb6.radius.nas import Nas, SessionNames
 
 
 class Aaa:
@@ -63,7 +63,11 @@ class Aaa:
         radius = self._config.radius
         assert self._access is not None, "a chain with radius and no server for it is refused when it is read"
         access = RadiusAccess(
-            self._access, self._nas, draft="digest-draft" in radius.modes, obey_interim=radius.interim_from == "server"
+            self._access,
+            self._nas,
+            SessionNames(self._clock),
+            draft="digest-draft" in radius.modes,
+            obey_interim=radius.interim_from == "server",
         )
         return RadiusUsers(access, self._config.server.realm, radius.modes, without_rspauth=radius.without_rspauth)
 

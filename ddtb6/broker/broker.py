@@ -225,6 +225,8 @@ class Broker:
             self._granting[source] -= 1
             if not self._granting[source]:
                 del self._granting[source]
+        if principal.terms.account_session:  # The name that the AAA knows is for one session.
+            visitor.principal = replace(principal, terms=replace(principal.terms, account_session=0))
         if self._is_shut_out(visitor, principal):  # While it was being written.
             self._tunnels.drop(session, EndReason.DISABLED)
             raise AuthenticationFailed
@@ -361,6 +363,14 @@ class Broker:
     async def disconnect(self, tunnel: TunnelId, reason: EndReason) -> bool:
         """End a session now, durably; False when there is none of that id."""
         return await self._tunnels.end(tunnel, reason)
+
+    def session_named(self, name: int) -> ports.Session | None:
+        """The live session that accounting calls `name`: its `Terms.account_session`, or without one its id."""
+        return self._tunnels.named(name)
+
+    def session_of(self, owner: str) -> ports.Session | None:
+        """The live session of an owner."""
+        return self._tunnels.of_owner(owner)
 
     def live_sessions(self) -> Iterator[ports.Session]:
         """Sessions whose tunnels stand, oldest first."""

@@ -71,6 +71,8 @@ class Terms:
     """The name that accounting uses [1 of the accept]."""
     by_radius: bool = False
     """A RADIUS server judged the log-in (Acct-Authentic)."""
+    account_session: int = 0
+    """What the server was told that the session will be called (Acct-Session-Id) [44]; 0: it was told nothing."""
 
 
 NO_TERMS = Terms()
@@ -180,6 +182,11 @@ class Session:
     terms: Terms = NO_TERMS
     before: Counters = NOTHING_COUNTED
     """The part of `carried` that the present tunnel has not counted: a data plane lost the one before it."""
+
+    @property
+    def accounted_as(self) -> int:
+        """What an AAA that is told of it calls it [44]: the name in its log-in, or else its own id."""
+        return self.terms.account_session or self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Live tunnels, found by id, by owner, by outer endpoint and counted by source.
+"""Live tunnels, found by id, by the name the AAA knows, by owner, by outer endpoint and counted by source.
 
 Invariant: one tunnel for an owner, one for an outer endpoint; `add` is told who must go first.
 Not here: the negotiations that are under way (each transport keeps its own).
@@ -44,6 +44,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._by_id: dict[TunnelId, Live] = {}
+        self._by_name: dict[int, Live] = {}
+        """Those whose log-in named their session to an AAA."""
         self._by_owner: dict[str, Live] = {}
         self._by_remote: dict[Endpoint, Live] = {}
         self._per_source: dict[str, int] = {}
@@ -64,6 +66,15 @@ class Registry:
     def get(self, tunnel: TunnelId) -> Live | None:
         return self._by_id.get(tunnel)
 
+    def named(self, name: int) -> Live | None:
+        """By what its session is called in accounting."""
+        live = self._by_name.get(name)
+        if live is None:
+            live = self._by_id.get(TunnelId(name))
+            if live is not None and live.session.terms.account_session:
+                return None
+        return live
+
     def of_owner(self, owner: str) -> Live | None:
         return self._by_owner.get(owner)
 
@@ -80,6 +91,8 @@ class Registry:
         assert session.owner not in self._by_owner, "one tunnel an owner"
         assert session.spec.remote not in self._by_remote, "one tunnel an endpoint"
         self._by_id[session.id] = live
+        if session.terms.account_session:
+            self._by_name[session.terms.account_session] = live
         self._by_owner[session.owner] = live
         self._by_remote[session.spec.remote] = live
         source = source_of(session.spec.remote)
@@ -89,6 +102,7 @@ class Registry:
         """Removing what is not there is a bug: look with `in` first."""
         session = live.session
         del self._by_id[session.id], self._by_owner[session.owner], self._by_remote[session.spec.remote]
+        self._by_name.pop(session.terms.account_session, None)
         source = source_of(session.spec.remote)
         self._per_source[source] -= 1
         if not self._per_source[source]:

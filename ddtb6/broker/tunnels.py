@@ -70,6 +70,11 @@ class Tunnels:
         live = self._live.of_owner(owner)
         return live.session if live else None
 
+    def named(self, name: int) -> ports.Session | None:
+        """The live session that accounting calls `name`: its `Terms.account_session`, or without one its id."""
+        live = self._live.named(name)
+        return live.session if live else None
+
     def others_from(self, remote: Endpoint, owner: str) -> int:
         """How many tunnels of other owners stand from the source of `remote`."""
         own = self._live.of_owner(owner)
@@ -417,4 +422,5 @@ def _view(live: Live, seen: Observed | None, now: float) -> SessionView:
         established=live.established or last is not None,
         silent_for=None if last is None else max(0.0, now - last),
         counters=live.before + seen.counters if seen else live.counted,
+        accounted_as=f"{session.accounted_as:016x}",
     )

@@ -39,6 +39,8 @@ class SessionView:
     silent_for: float | None
     """Seconds since the last packet from the client; None before the first."""
     counters: Counters
+    accounted_as: str
+    """Acct-Session-Id, where an AAA is told of it: 16 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)

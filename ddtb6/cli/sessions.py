@@ -77,6 +77,7 @@ def _print_session(each: Any) -> None:
             ("Prefix", each["prefix"] or "none"),
             ("Logged in by", each["mechanism"]),
             ("Client version", each["client_version"]),
+            ("In accounting", each["accounted_as"]),
             ("Started", output.when(each["started"])),
             ("State", "established" if each["established"] else "offered, nothing heard yet"),
             ("Last packet", f"{output.span(each['silent_for'])} ago" if each["silent_for"] is not None else "none yet"),

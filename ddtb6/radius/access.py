@@ -19,7 +19,7 @@ from ddtb6.addressing.endpoint import Link
 from ddtb6.broker.ports import Accepted, Principal, Rejected, Unavailable, Verdict
 from ddtb6.radius.attributes import Attribute, Malformed, Received, Unencodable
 from ddtb6.radius.exchange import NoAnswer, RadiusClient
-from ddtb6.radius.nas import Nas
+from ddtb6.radius.nas import Nas, SessionNames, naming
 from ddtb6.radius.packets import Code, Reply
 from ddtb6.radius.terms import read_terms
 from ddtb6.sasl.credentials import DigestProof, Plain
@@ -34,19 +34,22 @@ _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{32}")
 class RadiusAccess:
     """Asks about log-ins; implements `auth.radius.Aaa`."""
 
-    def __init__(self, client: RadiusClient, nas: Nas, *, draft: bool = False, obey_interim: bool = True) -> None:
+    def __init__(
+        self, client: RadiusClient, nas: Nas, names: SessionNames, *, draft: bool = False, obey_interim: bool = True
+    ) -> None:
         """`draft`: digests go by the draft's attributes. `obey_interim`: see `terms.read_terms`."""
         self._client = client
         self._nas = nas
+        self._names = names
         self._draft = draft
         self._obey_interim = obey_interim
 
     async def password(self, credentials: Plain, link: Link) -> Verdict:
         """SASL PLAIN as User-Password."""
-        user = credentials.user
+        user, name = credentials.user, self._names.next()
         asked: list[Attribute] = [("User-Name", user), ("User-Password", credentials.password.encode())]
-        reply = await self._ask([*asked, *self._about(link)])
-        return self._accepted(reply, user) if isinstance(reply, Reply) else reply
+        reply = await self._ask([*asked, *self._about(link, name)])
+        return self._accepted(reply, user, name) if isinstance(reply, Reply) else reply
 
     async def digest(self, proof: DigestProof, link: Link) -> Verdict:
         """DIGEST-MD5, judged by the server; the accept carries its rspauth, if it gave one (Digest-Response-Auth)."""
@@ -54,23 +57,26 @@ class RadiusAccess:
             asked = (_drafted if self._draft else _rfc5090)(proof)
         except Unencodable as error:
             return Rejected(f"the log-in does not fit into RADIUS: {error}")
-        reply = await self._ask([*asked, *self._about(link)])
+        name = self._names.next()
+        reply = await self._ask([*asked, *self._about(link, name)])
         if not isinstance(reply, Reply):
             return reply
         try:
             rspauth = _hexadecimal(reply.attributes, "Digest-Response-Auth")
         except Malformed as error:
             return _unusable(reply, error)
-        return self._accepted(reply, proof.user, rspauth=rspauth)
+        return self._accepted(reply, proof.user, name, rspauth=rspauth)
 
     async def stored_digest(
         self, user: str, realm: str, link: Link
     ) -> tuple[Principal, bytes] | Rejected | Unavailable:
         """Who `user` is, and the 16 octets of MD5(user:realm:password), without any credentials being shown."""
-        reply = await self._ask([("User-Name", user), ("Digest-Realm", realm), *self._about(link, "Call-Check")])
+        name = self._names.next()
+        about = self._about(link, name, "Call-Check")
+        reply = await self._ask([("User-Name", user), ("Digest-Realm", realm), *about])
         if not isinstance(reply, Reply):
             return reply
-        verdict = self._accepted(reply, user, (_FRAMED, _CALL_CHECK))
+        verdict = self._accepted(reply, user, name, (_FRAMED, _CALL_CHECK))
         if not isinstance(verdict, Accepted):
             return verdict
         try:
@@ -81,10 +87,11 @@ class RadiusAccess:
             return _unusable(reply, Malformed("it has no Digest-HA1"))
         return verdict.principal, bytes.fromhex(secret)
 
-    def _about(self, link: Link, service: str = "Framed-User") -> list[Attribute]:
+    def _about(self, link: Link, name: int, service: str = "Framed-User") -> list[Attribute]:
+        """`name` is what the session will be called."""
         nas = self._nas
         info = f"TSP/{link.carrier.value}"
-        return [*nas.identity(), *nas.service(service), *nas.path(link.local, link.remote, info)]
+        return [*naming(name), *nas.identity(), *nas.service(service), *nas.path(link.local, link.remote, info)]
 
     async def _ask(self, attributes: Sequence[Attribute]) -> Reply | Rejected | Unavailable:
         """The Access-Accept, or what its absence means."""
@@ -103,13 +110,13 @@ class RadiusAccess:
         return Rejected(f"refused by RADIUS server {reply.server}{said}", message)
 
     def _accepted(
-        self, reply: Reply, login: str, services: Sequence[int] = (_FRAMED,), rspauth: str | None = None
+        self, reply: Reply, login: str, name: int, services: Sequence[int] = (_FRAMED,), rspauth: str | None = None
     ) -> Accepted | Rejected:
         try:
             service = reply.attributes.integer("Service-Type")
             if service is not None and service not in services:
                 raise Malformed(f"Service-Type {service} is not what a tunnel is")
-            terms = read_terms(reply.attributes, obey_interim=self._obey_interim)
+            terms = read_terms(reply.attributes, name, obey_interim=self._obey_interim)
         except Malformed as error:
             return _unusable(reply, error)
         user = terms.billed_as or login

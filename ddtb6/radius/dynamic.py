@@ -12,7 +12,7 @@ Not here: sockets (`transport.socket`), signatures (`radius.packets`), which ses
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
@@ -22,10 +22,11 @@ from twisted.logger import Logger
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.broker.ports import Clock, Session, StoreError, Terms
+from ddtb6.radius import selection
 from ddtb6.radius.attributes import Attribute, Malformed, Received
 from ddtb6.radius.nas import Nas
 from ddtb6.radius.packets import Code, Fault, Incoming, Refused, make_reply, read_request
-from ddtb6.radius.records import session_id, user_name
+from ddtb6.radius.records import user_name
 from ddtb6.radius.selection import IDENTIFYING, NAMING_NAS, Nak, check_nas, select
 from ddtb6.radius.terms import LEAST_INTERIM
 from ddtb6.tunnel.reasons import EndReason
@@ -55,10 +56,8 @@ _ANSWERS = {
 }
 
 
-class Sessions(Protocol):
+class Sessions(selection.Sessions, Protocol):
     """What of the broker is needed (`broker.broker`)."""
-
-    def live_sessions(self) -> Iterable[Session]: ...
 
     async def disconnect(self, tunnel: TunnelId, reason: EndReason) -> bool: ...
 
@@ -246,7 +245,7 @@ class DynamicAuthorization:
 
     async def _disconnect(self, asked: Received) -> str:
         self._only(asked, IDENTIFYING | _IN_DISCONNECT)
-        session = select(asked, self._sessions.live_sessions(), self._nas)
+        session = select(asked, self._sessions, self._nas)
         classes = asked.octets("Class")
         try:
             if classes:  # Section 3.6, note 4: it goes into the Stop.
@@ -267,7 +266,7 @@ class DynamicAuthorization:
         self._only(asked, IDENTIFYING | CHANGEABLE)
         if CHANGEABLE.isdisjoint(asked.names()):
             raise Nak("Missing-Attribute", f"nothing to change; possible are {', '.join(sorted(CHANGEABLE))}")
-        session = select(asked, self._sessions.live_sessions(), self._nas, renumbering=True)
+        session = select(asked, self._sessions, self._nas, renumbering=True)
         terms = self._changed(session.terms, asked)
         try:
             done = await self._sessions.change_terms(session.id, terms)
@@ -323,7 +322,7 @@ class DynamicAuthorization:
 
 
 def _named(session: Session) -> str:
-    return f"session {session.id} ({session_id(session.id)}) of {user_name(session)}"
+    return f"session {session.id} ({session.accounted_as:016x}) of {user_name(session) or session.owner}"
 
 
 def _canonical(address: str) -> str:

@@ -12,7 +12,33 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.broker.ports import Clock
 from ddtb6.radius.attributes import Attribute, clip
+
+TICKS = 1 << 16
+"""Sessions that can be named in a second."""
+_WORD = 0xFFFF_FFFF
+
+
+class SessionNames:
+    """Makes names of sessions to come, for log-ins: an Access-Request has the Acct-Session-Id of what may follow it.
+
+    They are times, so that a restarted broker needs no memory of those before, and above every id of the store.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = 0
+
+    def next(self) -> int:
+        """One that was never given out, of 64 bits."""
+        self._last = max(self._last + 1, int(self._clock.epoch() * TICKS))
+        return self._last
+
+
+def naming(name: int) -> list[Attribute]:
+    """Acct-Session-Id, 16 hexadecimal digits never used again whatever restarts, and a NAS-Port that goes with it."""
+    return [("Acct-Session-Id", f"{name:016x}"), ("NAS-Port", name & _WORD)]
 
 
 @dataclass(frozen=True, slots=True)

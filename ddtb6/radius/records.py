@@ -15,13 +15,11 @@ from collections.abc import Mapping
 from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.ports import Session, Terms
 from ddtb6.radius.attributes import Attribute, clip
-from ddtb6.radius.nas import Nas
+from ddtb6.radius.nas import Nas, naming
 from ddtb6.radius.packets import LARGEST
 from ddtb6.tunnel.reasons import EndReason
-from ddtb6.tunnel.spec import Counters, TunnelId
+from ddtb6.tunnel.spec import Counters
 
-ANONYMOUS = "anonymous"
-"""User-Name of sessions without an account; Calling-Station-Id tells them apart."""
 MOST_ROUTES = 16
 """Framed-IPv6-Route in one record."""
 ENVELOPE = 128
@@ -62,11 +60,10 @@ def record_attributes(record: Record, nas: Nas, now: float) -> list[Attribute]:
         attributes.append(("Acct-Session-Id", f"{record.kind.name}-{record.number}"))
         attributes += nas.identity()
     else:
-        attributes.append(("Acct-Session-Id", session_id(session.id)))
+        attributes += naming(session.accounted_as)
         attributes.append(("User-Name", clip(user_name(session))))
         attributes += nas.identity()
         attributes += nas.service()
-        attributes.append(("NAS-Port", session.id & _WORD))
         attributes += nas.path(session.spec.local, session.spec.remote, connect_info(session))
         attributes.append(("Acct-Authentic", "RADIUS" if session.terms.by_radius else "Local"))
         attributes += _holdings(session)
@@ -81,14 +78,9 @@ def record_attributes(record: Record, nas: Nas, now: float) -> list[Attribute]:
     return attributes
 
 
-def session_id(tunnel: TunnelId) -> str:
-    """Acct-Session-Id: 16 hexadecimal digits. Ids are never used again, whatever restarts."""
-    return f"{tunnel:016x}"
-
-
 def user_name(session: Session) -> str:
     """Whom the AAA bills: the name of its own accept goes before the log-in."""
-    return session.terms.billed_as or session.user or ANONYMOUS
+    return session.terms.billed_as or session.user or ""
 
 
 def connect_info(session: Session) -> str:

@@ -8,12 +8,14 @@ Not here: what is done with it (`radius.dynamic`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from ddtb6.broker.ports import Session
 from ddtb6.radius.attributes import Malformed, Received
 from ddtb6.radius.nas import Nas
-from ddtb6.radius.records import session_id, user_name
+from ddtb6.radius.records import user_name
 
 NAMING_NAS = frozenset({"NAS-Identifier", "NAS-IP-Address", "NAS-IPv6-Address"})
 _TELLING = frozenset({"Acct-Session-Id", "User-Name", "NAS-Port", "Calling-Station-Id"})
@@ -21,6 +23,8 @@ _ADDRESSES = frozenset({"Framed-IPv6-Prefix", "Framed-IPv6-Address", "Framed-Int
 _AMBIGUOUS = frozenset({"Called-Station-Id", "NAS-Port-Id", "Framed-Interface-Id"})
 """Alike for many sessions: they can only narrow a choice."""
 IDENTIFYING = _TELLING | _ADDRESSES | _AMBIGUOUS
+
+_NAME = re.compile(r"[0-9a-f]{16}")
 
 
 class Nak(Exception):
@@ -43,7 +47,17 @@ def check_nas(asked: Received, nas: Nas) -> None:
             raise Nak("NAS-Identification-Mismatch", f"{given} is meant, and this is {ours or nas.identifier}")
 
 
-def select(asked: Received, sessions: Iterable[Session], nas: Nas, *, renumbering: bool = False) -> Session:
+class Sessions(Protocol):
+    """Where live sessions are found (`broker.broker`)."""
+
+    def session_named(self, name: int) -> Session | None: ...
+
+    def session_of(self, owner: str) -> Session | None: ...
+
+    def live_sessions(self) -> Iterable[Session]: ...
+
+
+def select(asked: Received, sessions: Sessions, nas: Nas, *, renumbering: bool = False) -> Session:
     """The one session that is meant. Raises Nak.
 
     `renumbering`: where a session is found but has other addresses than those given, say that they cannot be changed.
@@ -55,7 +69,7 @@ def select(asked: Received, sessions: Iterable[Session], nas: Nas, *, renumberin
         wanted = _Wanted(asked, nas)
     except Malformed as error:
         raise Nak("Invalid-Attribute-Value", str(error)) from None
-    named = [each for each in sessions if wanted.names(each)]
+    named = [each for each in wanted.candidates(sessions) if wanted.names(each)]
     found = [each for each in named if wanted.addresses(each)]
     if len(found) == 1:
         return found[0]
@@ -84,12 +98,24 @@ class _Wanted:
         self._interface = asked.interface_id("Framed-Interface-Id")
         self._delegated = asked.prefixes("Delegated-IPv6-Prefix")
 
+    def candidates(self, sessions: Sessions) -> Iterable[Session]:
+        """All that can match; without a session's id or a user's name that is every one."""
+        found: Session | None = None
+        if self._session is not None:
+            if _NAME.fullmatch(self._session):
+                found = sessions.session_named(int(self._session, 16))
+        elif self._user is not None:
+            found = sessions.session_of(f"user:{self._user}")
+        else:
+            return sessions.live_sessions()
+        return () if found is None else (found,)
+
     def names(self, session: Session) -> bool:
         """What is given beside addresses is the session's."""
         spec = session.spec
         return (
-            (self._session is None or self._session == session_id(session.id))
-            and (self._port is None or self._port == session.id)
+            (self._session is None or self._session == f"{session.accounted_as:016x}")
+            and (self._port is None or self._port == session.accounted_as & 0xFFFF_FFFF)
             and (self._user is None or self._user in (user_name(session), session.user))
             and (self._calling is None or self._calling in (str(spec.remote), spec.remote.address))
             and (self._called is None or self._called in (str(spec.local), spec.local.address))

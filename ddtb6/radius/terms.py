@@ -19,8 +19,8 @@ CLIENT_END = 2
 """Interface identifier in a /64 that comes without one: 0 is the anycast address, 1 the broker's own end."""
 
 
-def read_terms(accept: Received, *, obey_interim: bool = True) -> Terms:
-    """What `accept` grants. Raises Malformed.
+def read_terms(accept: Received, session: int = 0, *, obey_interim: bool = True) -> Terms:
+    """What `accept` grants to a log-in whose session was named `session`. Raises Malformed.
 
     `obey_interim` False: the configuration's interim interval goes before the server's.
     """
@@ -45,6 +45,7 @@ def read_terms(accept: Received, *, obey_interim: bool = True) -> Terms:
         filter_ids=accept.texts("Filter-Id"),
         billed_as=_name(accept),
         by_radius=True,
+        account_session=session,
     )
 
 

@@ -3,7 +3,7 @@
 
 A record is a copy of the session's row as it is at that moment, made by SQLite itself.
 Invariants: numbers rise for ever, whatever was acknowledged; records of sessions are written in the transaction that
-writes what they tell.
+writes what they tell; there are none of anonymous sessions, which nobody is billed for and a stranger can fake.
 Not here: transactions (`writer`), delivery (`radius.accounting`).
 """
 
@@ -24,7 +24,8 @@ _COPIED = [name for name in sessions.COLUMNS.split(", ") if name not in _LEFT_OU
 _COPY = ", ".join(f"'{name}', {f'hex({name})' if name in _OCTETS else name}" for name in _COPIED)
 _RECORD = f"""
     INSERT INTO journal (kind, at, session_id, session, {sessions.COUNTERS}, reason)
-    SELECT ?, ?, id, json_object({_COPY}), {sessions.COUNTERS}, reason FROM session WHERE id = ?
+    SELECT ?, ?, id, json_object({_COPY}), {sessions.COUNTERS}, reason FROM session
+    WHERE id = ? AND user IS NOT NULL
 """
 _RECORD_LIVE = f"{_RECORD} AND ended IS NULL"
 _APPEND = "INSERT INTO journal (kind, at) VALUES (?, ?)"
@@ -34,6 +35,14 @@ _WAITING = f"""
 """
 _ACKNOWLEDGE = "DELETE FROM journal WHERE number = ?"
 _BACKLOG = "SELECT count(*) FROM journal"
+_SPAN = "SELECT coalesce(max(number) - min(number), 0) FROM journal"
+_SUPERSEDE = f"DELETE FROM journal WHERE session_id = ? AND kind = {RecordKind.INTERIM.value}"
+
+MANY = 250_000
+"""Numbers between the oldest and the newest record from which on an interim takes the place of the session's others.
+
+They are about 150 MB. The later one says all that the earlier ones did, and nothing that must not be lost.
+"""
 
 
 def record(connection: sqlite3.Connection, kind: RecordKind, tunnel: TunnelId, now: float) -> None:
@@ -43,6 +52,9 @@ def record(connection: sqlite3.Connection, kind: RecordKind, tunnel: TunnelId, n
 
 def record_interim(connection: sqlite3.Connection, tunnels: Iterable[TunnelId], now: float) -> None:
     """Write what live sessions have carried by now; those that have ended are passed over."""
+    tunnels = list(tunnels)
+    if connection.execute(_SPAN).fetchone()[0] >= MANY:
+        connection.executemany(_SUPERSEDE, [(tunnel,) for tunnel in tunnels])
     connection.executemany(_RECORD_LIVE, [(RecordKind.INTERIM.value, now, tunnel) for tunnel in tunnels])
 
 

@@ -214,7 +214,8 @@ class Allocator(RuleBasedStateMachine):
         assert session.spec.routes == routes
         assert all(session.id > other for other in self.live)
         self.live[session.id] = asked.owner
-        self.told.append((RecordKind.START, session.id))
+        if session.user is not None:
+            self.told.append((RecordKind.START, session.id))
         return session
 
     @rule(target=sessions, owner=st.sampled_from(OWNERS), pool=st.sampled_from([None, "homes", "sites"]))
@@ -235,7 +236,8 @@ class Allocator(RuleBasedStateMachine):
         self.pass_time()
         now(self.store.close_sessions([Ending(session.id, EndReason.IDLE, Counters())]))
         owner = self.live.pop(session.id)
-        self.told.append((RecordKind.STOP, session.id))
+        if session.user is not None:
+            self.told.append((RecordKind.STOP, session.id))
         if owner.startswith("anonymous:") and owner not in self.live.values():
             self.model.release(owner, self.clock.now)
 

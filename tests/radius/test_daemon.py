@@ -112,7 +112,7 @@ class World:
 
     def stop_of(self, user: str) -> Callable[[], Entry]:
         """What waits for the Stop of the session that the user has now."""
-        identifier = f"{self.session(user)['id']:016x}"
+        identifier = self.session(user)["accounted_as"]
 
         def wait() -> Entry:
             def there() -> list[Entry]:
@@ -182,7 +182,7 @@ def test_start_and_stop_with_every_octet(world: World) -> None:
     address = str(IPv6Address(offer.client_inner))
     counters = world.session("alice")["counters"]
     assert counters["octets_in"] >= 10 * 40
-    identifier = f"{world.session('alice')['id']:016x}"
+    identifier = world.session("alice")["accounted_as"]
     remote = world.session("alice")["remote"]
     world.kill_session("alice")
     (stop,) = world.isp.wait_for("Stop", user="alice")
@@ -236,9 +236,13 @@ def test_session_timeout_of_the_accept(world: World) -> None:
 def test_interim_records(world: World) -> None:
     wire, offer = world.log_in("often")
     assert carries(wire, offer)
-    octets = world.session("often")["counters"]["octets_in"]
+    counters = world.session("often")["counters"]
     (interim,) = world.isp.wait_for("Interim-Update", user="often", deadline=70)
-    assert int(interim["Acct-Input-Octets"][0]) == octets
+    assert counters["octets_in"] > 40 < counters["octets_out"]
+    for ours, theirs in (("in", "Input"), ("out", "Output")):
+        assert int(interim[f"Acct-{theirs}-Octets"][0]) == counters[f"octets_{ours}"]
+        assert int(interim[f"Acct-{theirs}-Packets"][0]) == counters[f"packets_{ours}"]
+        assert interim[f"Acct-{theirs}-Gigawords"] == ["0"]
     assert 50 <= int(interim["Acct-Session-Time"][0]) <= 62
     assert interim["Framed-IPv6-Address"] == [str(IPv6Address(offer.client_inner))]
 
@@ -295,7 +299,7 @@ def test_killed_between_the_end_and_the_acknowledgement(alone: World) -> None:
     isp.wait_for("Start")
     isp.stop()
     octets = alone.session("alice")["counters"]["octets_in"]
-    identifier = f"{alone.session('alice')['id']:016x}"
+    identifier = alone.session("alice")["accounted_as"]
     alone.kill_session("alice")
     broker.kill()
     isp.start()
@@ -341,7 +345,7 @@ def test_fail_over(net: Internet, shared: World, tmp_path: Path) -> None:
 
 def test_disconnect_by_session(world: World) -> None:
     wire, offer = world.log_in("alice")
-    identifier = f"{world.session('alice')['id']:016x}"
+    identifier = world.session("alice")["accounted_as"]
     stop_of_it = world.stop_of("alice")
     said = world.radclient("disconnect", f'Acct-Session-Id = "{identifier}"')
     assert "Disconnect-ACK" in said, said

@@ -30,7 +30,7 @@ from ddtb6.radius.access import RadiusAccess
 from ddtb6.radius.attributes import Attribute
 from ddtb6.radius.exchange import RadiusClient, Server, Timing
 from ddtb6.radius.lane import Build
-from ddtb6.radius.nas import Nas
+from ddtb6.radius.nas import Nas, SessionNames
 from ddtb6.radius.packets import Code, Reply
 from ddtb6.sasl.credentials import DigestProof, Plain
 from ddtb6.sasl.digest import check_rspauth, respond
@@ -159,7 +159,10 @@ class FreeRadiusCase(TestCase):
 
     def users(self, *modes: str, client: RadiusClient | None = None, without_rspauth: bool = False) -> RadiusUsers:
         access = RadiusAccess(
-            client or self.client(self.at()), Nas("tests", port_id="ddtb6"), draft="digest-draft" in modes
+            client or self.client(self.at()),
+            Nas("tests", port_id="ddtb6"),
+            SessionNames(SystemClock()),
+            draft="digest-draft" in modes,
         )
         return RadiusUsers(access, REALM, modes, without_rspauth=without_rspauth)
 
@@ -186,6 +189,7 @@ class PasswordTests(FreeRadiusCase):
 
     async def test_all_terms(self) -> None:
         verdict = await self.ask("full", "right")
+        assert isinstance(verdict, Accepted), verdict
         terms = Terms(
             address=IPv6Address("2001:db8:a::7"),
             prefix=IPv6Network("2001:db8:1000::/48"),
@@ -201,6 +205,7 @@ class PasswordTests(FreeRadiusCase):
             filter_ids=("gold",),
             billed_as="full@isp.example",
             by_radius=True,
+            account_session=verdict.principal.terms.account_session,
         )
         assert verdict == Accepted(Principal("user:full@isp.example", "full@isp.example", terms))
 

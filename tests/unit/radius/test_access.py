@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from support.memory_udp import MemoryUdp, reply_to
+from support.virtual import VirtualClock
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,7 +17,7 @@ from ddtb6.broker.ports import Accepted, Principal, Rejected, Terms, Unavailable
 from ddtb6.radius.access import RadiusAccess
 from ddtb6.radius.attributes import Attribute
 from ddtb6.radius.exchange import RadiusClient, Server
-from ddtb6.radius.nas import Nas
+from ddtb6.radius.nas import TICKS, Nas, SessionNames
 from ddtb6.radius.packets import Code
 from ddtb6.sasl.credentials import DigestProof, Plain
 
@@ -32,12 +33,15 @@ PROOF = DigestProof(
     digest_uri=b"tsp/broker.example",
     response=b"0123456789abcdef" * 2,
 )
-BILLED = Terms(by_radius=True)
+NAME = 1_700_001_000 * TICKS
+"""Of the first log-in."""
+BILLED = Terms(by_radius=True, account_session=NAME)
 
 
 class AccessCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.udp = MemoryUdp()
+        self.names = SessionNames(VirtualClock())
         self.client = RadiusClient(self.udp, self.udp, [Server("one", "192.0.2.9", 1812, SECRET)])
 
     def sent(self) -> list[tuple[int, bytes]]:
@@ -52,14 +56,18 @@ class AccessCase(SynchronousTestCase):
     def password(
         self, code: Code, *attributes: Attribute, nas: Nas = NAS, link: Link = LINK, obey_interim: bool = True
     ) -> Any:
-        access = RadiusAccess(self.client, nas, obey_interim=obey_interim)
+        access = RadiusAccess(self.client, nas, self.names, obey_interim=obey_interim)
         return self.answered(access.password(Plain("alice", "secret"), link), code, *attributes)
 
     def digest(self, code: Code, *attributes: Attribute, draft: bool = False, proof: DigestProof = PROOF) -> Any:
-        return self.answered(RadiusAccess(self.client, NAS, draft=draft).digest(proof, LINK), code, *attributes)
+        return self.answered(
+            RadiusAccess(self.client, NAS, self.names, draft=draft).digest(proof, LINK), code, *attributes
+        )
 
     def stored_digest(self, code: Code, *attributes: Attribute) -> Any:
-        return self.answered(RadiusAccess(self.client, NAS).stored_digest("zoë", "ddtb6", LINK), code, *attributes)
+        return self.answered(
+            RadiusAccess(self.client, NAS, self.names).stored_digest("zoë", "ddtb6", LINK), code, *attributes
+        )
 
     def answered(self, asking: Any, code: Code, *attributes: Attribute) -> Any:
         asked = Deferred.fromCoroutine(asking)
@@ -70,6 +78,8 @@ class AccessCase(SynchronousTestCase):
 
 class RequestTests(AccessCase):
     COMMON = (
+        (44, f"{NAME:016x}".encode()),
+        (5, (NAME & 0xFFFF_FFFF).to_bytes(4)),
         (32, b"broker.example"),
         (6, b"\0\0\0\2"),
         (61, b"\0\0\0\5"),
@@ -147,12 +157,12 @@ class RequestTests(AccessCase):
         assert 87 not in sent
 
     def test_what_does_not_fit(self) -> None:
-        access = RadiusAccess(self.client, NAS)
-        long = dataclasses.replace(PROOF, digest_uri=b"tsp/" + b"x" * 250)
+        access = RadiusAccess(self.client, NAS, self.names)
+        long = replace(PROOF, digest_uri=b"tsp/" + b"x" * 250)
         for asking in (
             access.password(Plain("alice", "é" * 65), LINK),
             access.digest(long, LINK),
-            RadiusAccess(self.client, NAS, draft=True).digest(dataclasses.replace(PROOF, cnonce=b"x" * 252), LINK),
+            RadiusAccess(self.client, NAS, self.names, draft=True).digest(replace(PROOF, cnonce=b"x" * 252), LINK),
         ):
             verdict = self.successResultOf(Deferred.fromCoroutine(asking))
             assert isinstance(verdict, Rejected)
@@ -165,13 +175,13 @@ class AnswerTests(AccessCase):
         assert self.password(Code.ACCESS_ACCEPT) == Accepted(Principal("user:alice", "alice", BILLED))
 
     def test_the_servers_name_for_the_user(self) -> None:
-        terms = Terms(billed_as="Alice@isp", by_radius=True)
+        terms = replace(BILLED, billed_as="Alice@isp")
         verdict = self.password(Code.ACCESS_ACCEPT, ("User-Name", "Alice@isp"))
         assert verdict == Accepted(Principal("user:Alice@isp", "Alice@isp", terms))
 
     def test_terms(self) -> None:
         verdict = self.password(Code.ACCESS_ACCEPT, ("Session-Timeout", 60), ("Acct-Interim-Interval", 600))
-        assert verdict.principal.terms == Terms(session_limit=60.0, interim_interval=600.0, by_radius=True)
+        assert verdict.principal.terms == replace(BILLED, session_limit=60.0, interim_interval=600.0)
         verdict = self.password(Code.ACCESS_ACCEPT, ("Acct-Interim-Interval", 600), obey_interim=False)
         assert verdict.principal.terms.interim_interval is None
 
@@ -213,12 +223,14 @@ class AnswerTests(AccessCase):
         assert "Access-Challenge" in verdict.why
 
     def test_no_answer(self) -> None:
-        asked = Deferred.fromCoroutine(RadiusAccess(self.client, NAS).password(Plain("alice", "secret"), LINK))
+        asked = Deferred.fromCoroutine(
+            RadiusAccess(self.client, NAS, self.names).password(Plain("alice", "secret"), LINK)
+        )
         self.udp.pass_time(8)
         assert self.successResultOf(asked) == Unavailable("no answer from RADIUS: one: no answer")
         for asking in (
-            RadiusAccess(self.client, NAS).digest(PROOF, LINK),
-            RadiusAccess(self.client, NAS).stored_digest("zoë", "ddtb6", LINK),
+            RadiusAccess(self.client, NAS, self.names).digest(PROOF, LINK),
+            RadiusAccess(self.client, NAS, self.names).stored_digest("zoë", "ddtb6", LINK),
         ):
             verdict = self.successResultOf(Deferred.fromCoroutine(asking))
             assert verdict == Unavailable("no answer from RADIUS: no RADIUS server is alive")
@@ -234,9 +246,10 @@ class AnswerTests(AccessCase):
 
     def test_stored_digest(self) -> None:
         secret = "0123456789abcdef" * 2
-        expected = (Principal("user:zoë", "zoë", BILLED), bytes.fromhex(secret))
-        assert self.stored_digest(Code.ACCESS_ACCEPT, ("Digest-HA1", secret)) == expected
-        assert self.stored_digest(Code.ACCESS_ACCEPT, ("Digest-HA1", secret), ("Service-Type", 10)) == expected
+        for number, attributes in enumerate(([], [("Service-Type", 10)])):
+            found = self.stored_digest(Code.ACCESS_ACCEPT, ("Digest-HA1", secret), *attributes)
+            terms = replace(BILLED, account_session=NAME + number)
+            assert found == (Principal("user:zoë", "zoë", terms), bytes.fromhex(secret))
         for attributes in ([], [("Digest-HA1", "none")], [("Digest-HA1", secret), ("Session-Timeout", b"\0")]):
             verdict = self.stored_digest(Code.ACCESS_ACCEPT, *attributes)
             assert isinstance(verdict, Rejected)

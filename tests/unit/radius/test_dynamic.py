@@ -41,6 +41,12 @@ class Broker:
         self.hold: Deferred[None] | None = None
         self.broken = False
 
+    def session_named(self, name: int) -> Session | None:
+        return next((each for each in self.live.values() if each.accounted_as == name), None)
+
+    def session_of(self, owner: str) -> Session | None:
+        return next((each for each in self.live.values() if each.owner == owner), None)
+
     def live_sessions(self) -> Iterable[Session]:
         return iter(self.live.values())
 
@@ -118,6 +124,7 @@ def nak(code: Code, cause: int) -> tuple[Code, int]:
 
 ONE, TWO = session(1), session(2, "bob")
 ID = "0000000000000001"
+NAME = 0x6553_F3E8_0000
 
 
 # --- which session ------------------------------------------------------------------------------------------------
@@ -188,10 +195,19 @@ def test_the_only_session_is_not_taken_for_granted() -> None:
     assert world.ask(DISCONNECT, Called_Station_Id="192.0.2.1:3653") == nak(DISCONNECT, 402)
 
 
-def test_the_name_of_the_accept_and_that_of_the_log_in_both_hold() -> None:
-    for name in ("alice", "alice@isp.example"):
-        world = World(session(1, terms=Terms(billed_as="alice@isp.example")))
-        assert world.ask(DISCONNECT, User_Name=name) == ACK[DISCONNECT]
+def test_a_session_goes_by_the_name_that_its_log_in_told_the_aaa() -> None:
+    named = session(1, terms=Terms(account_session=NAME, by_radius=True))
+    for identification in ({"Acct_Session_Id": f"{NAME:016x}"}, {"NAS_Port": NAME & 0xFFFF_FFFF}):
+        assert World(named, TWO).ask(DISCONNECT, **identification) == ACK[DISCONNECT]
+    for identification in ({"Acct_Session_Id": ID}, {"NAS_Port": 1}):
+        assert World(named, TWO).ask(DISCONNECT, **identification) == nak(DISCONNECT, 503)
+
+
+def test_one_session_of_many_is_found_without_a_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for identification in ({"Acct_Session_Id": ID}, {"User_Name": "alice"}):
+        world = World(ONE, TWO)
+        monkeypatch.setattr(world.broker, "live_sessions", None)
+        assert world.ask(DISCONNECT, **identification) == ACK[DISCONNECT]
 
 
 def test_our_own_addresses_name_us() -> None:

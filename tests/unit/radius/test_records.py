@@ -131,10 +131,12 @@ def test_who_logged_in_without_radius() -> None:
     got = sent(record(RecordKind.START, session(user="bob")))
     assert got.text("User-Name") == "bob"
     assert got.integer("Acct-Authentic") == 2
-    anonymous = sent(record(RecordKind.START, session(user=None, prefix=None)))
-    assert anonymous.text("User-Name") == "anonymous"
-    assert anonymous.text("Calling-Station-Id") == "198.51.100.7:40001"
-    assert "Delegated-IPv6-Prefix" not in anonymous
+    assert "Delegated-IPv6-Prefix" not in sent(record(RecordKind.START, session(user="bob", prefix=None)))
+
+
+def test_a_session_is_called_what_its_log_in_said() -> None:
+    got = sent(record(RecordKind.STOP, session(terms=Terms(account_session=0x6553_F3E8_0001))))
+    assert (got.text("Acct-Session-Id"), got.integer("NAS-Port")) == ("00006553f3e80001", 0xF3E8_0001)
 
 
 def test_over_ipv6_and_without_the_port() -> None:

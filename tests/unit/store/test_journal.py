@@ -12,6 +12,7 @@ from twisted.internet.defer import ensureDeferred
 
 from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.ports import Ending, PoolExhausted, Session, Terms
+from ddtb6.store import journal
 from ddtb6.store import store as store_module
 from ddtb6.store.store import Store
 from ddtb6.tunnel.reasons import EndReason, Refusal
@@ -73,13 +74,11 @@ def test_a_session_is_told_from_start_to_stop(store: Store, clock: SetClock) -> 
     assert stop.session.spec.routes == TERMS.routes
 
 
-def test_an_anonymous_session_is_told_though_nothing_else_is_left_of_it(tmp_path: Path, store: Store) -> None:
+def test_an_anonymous_session_is_nobodys_to_bill(store: Store) -> None:
     session = open_one(store, "anonymous:192.0.2.7:4000")
-    end(store, session, counters=Counters())
-    assert rows(tmp_path, "SELECT count(*) FROM session") == [(0,)]
-    start, stop = waiting(store)
-    assert start.session == stop.session == session
-    assert (start.kind, stop.kind) == (RecordKind.START, RecordKind.STOP)
+    now(store.checkpoint({session.id: COUNTERS}, interim=True))
+    end(store, session)
+    assert waiting(store) == []
 
 
 def test_one_stop_however_often_it_is_closed(store: Store) -> None:
@@ -98,6 +97,17 @@ def test_a_checkpoint_is_told_when_it_is_interim_and_the_session_lives(store: St
     assert len(waiting(store)) == 3
     now(store.checkpoint({live.id: COUNTERS, ended.id: COUNTERS, TunnelId(99): COUNTERS}, interim=True))
     assert told(store)[3:] == [(RecordKind.INTERIM, live.id)]
+
+
+def test_of_many_interims_that_wait_the_last_is_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "MANY", 5)
+    session, other = open_one(store), open_one(store, "user:bob")
+    for octets in range(1, 10):
+        now(store.checkpoint({session.id: Counters(1, octets, 1, octets)}, interim=True))
+    assert told(store) == [(RecordKind.START, 1), (RecordKind.START, 2), (RecordKind.INTERIM, 1)]
+    assert waiting(store)[-1].counters.octets_in == 9
+    end(store, session, other)
+    assert told(store)[-2:] == [(RecordKind.STOP, 1), (RecordKind.STOP, 2)]
 
 
 def test_a_record_has_the_terms_of_its_time(store: Store) -> None:
@@ -168,7 +178,7 @@ def test_records_are_read_from_the_oldest_in_parts(store: Store) -> None:
 def test_many_records_are_read_in_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "SLICE", 5)
     for number in range(8):
-        end(store, open_one(store, f"anonymous:{number % 2}"))
+        end(store, open_one(store, f"user:{number % 2}"))
     for limit in (4, 5, 6, 10, 15, 16, 17):
         assert [each.number for each in now(store.waiting(0, limit))] == list(range(1, min(limit, 16) + 1))
 

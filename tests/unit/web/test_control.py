@@ -117,6 +117,7 @@ def _view(session: Session) -> SessionView:
         established=True,
         silent_for=None,
         counters=Counters(1, 2, 3, 4),
+        accounted_as=f"{session.accounted_as:016x}",
     )
 
 
