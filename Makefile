@@ -23,6 +23,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl \
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod gcc=build-essential \
   make=build-essential sparse=sparse ip=iproute2 nsenter=util-linux ethtool=ethtool
 VM_KERNEL ?= cloud
+VM_KERNELS ?= cloud 6.12-cloud
+export DDTB6_VM_KERNELS = $(VM_KERNELS)
 
 # Install the packages in $missing; without root or apt, name them and go on.
 define install
@@ -40,6 +42,16 @@ endef
 define packages
 missing=""; \
 for item in $(1); do command -v "$${item%%=*}" >/dev/null || missing="$$missing $${item#*=}"; done; \
+$(install)
+endef
+
+# $(call vm_headers,KERNEL...): install the headers of the kernels that virtual machines here boot (tests/support/vm.py).
+define vm_headers
+missing=""; \
+for name in $(1); do \
+  version="$$($(BIN)/python tests/support/vm.py --kernel $$name --print-version)" || continue; \
+  [ -d /usr/src/linux-headers-$$version ] || missing="$$missing linux-headers-$$version"; \
+done; \
 $(install)
 endef
 
@@ -67,7 +79,7 @@ run: $(READY)  ## run the broker in the foreground with the development configur
 
 test: static  ## lint, types, layering and every test
 	@$(call packages,$(TEST_PACKAGES) $(VM_PACKAGES))
-	@$(vm_headers)
+	@$(call vm_headers,$(VM_KERNELS))
 	@echo "test: every test$${DDTB6_REQUIRE:+, with $$DDTB6_REQUIRE required}"
 	@$(BIN)/python -m pytest
 
@@ -92,12 +104,12 @@ bench: $(READY)  ## measure log-ins per second, memory, start-up and throughput,
 
 vm: $(READY)  ## a shell in a virtual machine, a stock Debian kernel with the module utun loaded (VM_KERNEL=6.12-cloud)
 	@$(call packages,$(VM_PACKAGES))
-	@$(vm_headers)
+	@$(call vm_headers,$(VM_KERNEL))
 	@$(BIN)/python tests/support/vm.py --kernel $(VM_KERNEL) --utun --shell
 
 vm-debug: $(READY)  ## the tests of utun on a kernel with KASAN, lockdep and kmemleak (needs root; builds it once, ten minutes)
 	@$(call packages,ip=iproute2 ethtool=ethtool)
-	@tests/support/vm_debug
+	@DDTB6_REQUIRE=netns tests/support/vm_uml --debug $(BIN)/python -B -m pytest -p no:cacheprovider -s tests/vm/guest
 
 docs: $(READY)  ## write what is drawn from the source: manual pages, etc/ddtb6.toml, the diagram of docs/negotiation.md
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between kernels 6.1 and later. Kbuild looks for features in the headers and defines
- * UTUN_HAVE_*; nothing outside of this file asks for them, and the code is written for the newest.
+ * What differs between kernels. Kbuild looks for features in the headers and defines UTUN_HAVE_*;
+ * nothing outside of this file asks for them, and the code is written for the newest. Built and run
+ * on 6.1 and 6.12; what came after and before is here from the headers of those kernels, back to
+ * 5.10, and not tried.
  */
 #ifndef _UTUN_COMPAT_H
 #define _UTUN_COMPAT_H
@@ -13,6 +15,9 @@
 #include <net/ip_tunnels.h>
 #include <net/rtnetlink.h>
 #include <net/udp_tunnel.h>
+#ifdef UTUN_HAVE_GRO_H
+#include <net/gro.h>
+#endif
 
 /* 6.15: the arguments of newlink became a struct. UTUN_NEWLINK_NET: where the request was made. */
 #ifdef UTUN_HAVE_NEWLINK_PARAMS
@@ -55,6 +60,40 @@ static inline void utun_compat_stats_free(struct net_device *dev)
 #endif
 }
 
+/* 5.11: the general form of what tunnels had. */
+#ifndef UTUN_HAVE_GET_TSTATS64
+#define dev_get_tstats64 ip_tunnel_get_stats64
+#endif
+
+/* 5.18: these became per-CPU. */
+#ifndef UTUN_HAVE_CORE_STATS
+static inline void dev_core_stats_rx_dropped_inc(struct net_device *dev)
+{
+	atomic_long_inc(&dev->rx_dropped);
+}
+
+static inline void dev_core_stats_tx_dropped_inc(struct net_device *dev)
+{
+	atomic_long_inc(&dev->tx_dropped);
+}
+#endif
+
+/* 6.1: one function for the two. */
+#ifndef UTUN_HAVE_GRO_HEADER
+static inline void *skb_gro_header(struct sk_buff *skb, unsigned int hlen, unsigned int offset)
+{
+	if (skb_gro_header_hard(skb, hlen))
+		return skb_gro_header_slow(skb, hlen, offset);
+	return skb_gro_header_fast(skb, offset);
+}
+#endif
+
+/* 6.1: types of attributes in network order. */
+#ifndef UTUN_HAVE_NLA_BE
+#define NLA_BE16 NLA_U16
+#define NLA_BE32 NLA_U32
+#endif
+
 /* 6.6: flags of inet sockets became atomic bits. */
 static inline void utun_compat_mc_loop(struct sock *sk)
 {
@@ -89,13 +128,34 @@ static inline struct nlattr **utun_compat_dump_attrs(struct netlink_callback *cb
 #define UTUN_MCGRP_ADMIN
 #endif
 
-/* Later than 6.18: a struct sock instead of a struct socket. */
+/*
+ * Later than 6.18: a struct sock instead of a struct socket.
+ *
+ * 6.16: the core counts the gro_receive functions of tunnel sockets, and calls the only one
+ * directly. It counts a socket's when it is first set up and not again, so we do.
+ */
 static inline void utun_compat_setup_sock(struct socket *sock, struct udp_tunnel_sock_cfg *config)
 {
+#ifdef UTUN_HAVE_TUNNEL_GRO
+	bool again = udp_test_bit(ENCAP_ENABLED, sock->sk);
+#endif
+
 #ifdef UTUN_HAVE_TUNNEL_SOCK_SK
 	setup_udp_tunnel_sock(sock_net(sock->sk), sock->sk, config);
 #else
 	setup_udp_tunnel_sock(sock_net(sock->sk), sock, config);
+#endif
+#ifdef UTUN_HAVE_TUNNEL_GRO
+	if (again)
+		udp_tunnel_update_gro_rcv(sock->sk, true);
+#endif
+}
+
+/* The end of that count, and of the socket in the core's list; gro_receive must still be set. */
+static inline void utun_compat_gro_forget(struct sock *sk)
+{
+#ifdef UTUN_HAVE_TUNNEL_GRO
+	udp_tunnel_cleanup_gro(sk);
 #endif
 }
 

@@ -7,7 +7,6 @@
  * UTUN_PEER_F_ROAM_PORT), and nothing is answered.
  */
 #include <linux/udp.h>
-#include <net/gro.h>
 #include <net/inet_ecn.h>
 #include <net/ip_tunnels.h>
 #include <net/udp.h>

@@ -46,6 +46,7 @@ static void utun_socket_undo(struct utun_socket *us)
 	lock_sock(sk);
 	utun_compat_mc_loop(sk);
 	inet_dec_convert_csum(sk);
+	utun_compat_gro_forget(sk);
 	rcu_assign_sk_user_data(sk, NULL);
 	WRITE_ONCE(up->encap_type, 0);
 	WRITE_ONCE(up->encap_rcv, NULL);

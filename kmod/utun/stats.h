@@ -8,6 +8,7 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 
+#include "compat.h"
 #include "netdev.h"
 #include "trace.h"
 

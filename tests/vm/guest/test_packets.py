@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
 
 import pytest
 from support.vm_net import BROKER, BROKER_INNER, HOST, INSIDE, PORT, PREFIX, SOURCE, Net, hop, icmp, ipv6
@@ -14,6 +16,7 @@ from support.vm_utun import Peer
 TSP = bytes.fromhex("f00000f000000001") + b"VERSION=2.0.0\r\n"
 LEGACY = bytes.fromhex("000000f001000000") + b"VERSION=2.0.0\r\n"
 ELSEWHERE = "2001:db8:f::3"
+TRACING = Path("/sys/kernel/tracing")
 
 
 # --- demultiplexing -----------------------------------------------------------------------------------------------
@@ -225,6 +228,31 @@ def test_without_a_socket_nothing_is_sent(net: Net, peer: Peer) -> None:
         net.utun.attach(net.signalling)
     net.down(packet := ipv6(HOST, SOURCE))
     assert net.at_client() == hop(packet)
+
+
+def test_every_drop_is_traced_with_its_reason(net: Net, peer: Peer) -> None:
+    """As docs/utun.md has it."""
+    event = TRACING / "events/utun/utun_drop"
+    if not event.exists():
+        pytest.skip("this kernel was built without tracepoints")
+    (TRACING / "trace").write_text("")
+    (event / "enable").write_text("1")
+    try:
+        before = net.utun.strays()
+        net.up(ipv6(ELSEWHERE, HOST))
+        net.drops_to(1, spoofed_source=1)
+        net.up(ipv6(SOURCE, HOST), 40005)
+        net.down(ipv6(HOST, "2001:db8:8000:200::1"))
+        net.stray_to(before, unknown_endpoint=1, no_tunnel=1)
+        traced = re.findall(r"utun_drop: (.*)", (TRACING / "trace").read_text())
+    finally:
+        (event / "enable").write_text("0")
+    assert traced == [
+        "dev=utun0 peer=1 reason=spoofed-source",
+        "dev=utun0 peer=0 reason=unknown-endpoint",
+        "dev=utun0 peer=0 reason=no-tunnel",
+    ]
+    net.drain_host()
 
 
 # --- sizes --------------------------------------------------------------------------------------------------------
