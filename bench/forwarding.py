@@ -18,7 +18,6 @@ import os
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
@@ -28,6 +27,7 @@ from typing import NamedTuple
 from bench.logins import Say
 from bench.servers import PASSWORD, PROCESSORS, SERVER, TICK, WORLD, Daemon
 from bench.table import Row
+from bench.tcp import bulk
 from ddtb6.dataplane.device import open_tun
 from tests.support.netns import Lab, Namespace
 from tests.support.tsp_client import Client, Udp
@@ -224,42 +224,18 @@ def _udp_packet(source: str, target: str, payload: bytes) -> bytes:
 
 
 def _bulk(sending: Namespace, source: str, receiving: Namespace, target: str) -> Load:
-    """One TCP connection for `SECONDS`, after a moment to find its speed."""
-    with (
-        receiving.socket(socket.AF_INET6, socket.SOCK_STREAM) as listener,
-        sending.socket(socket.AF_INET6, socket.SOCK_STREAM) as sender,
-    ):
-        listener.bind((target, 0))
-        listener.listen(1)
-        sender.bind((source, 0))
-        sender.settimeout(10)
-        sender.connect(listener.getsockname()[:2])
-        receiver, _ = listener.accept()
-        thread = threading.Thread(target=_send_until_closed, args=(sender,), daemon=True)
-        with receiver:
-            receiver.settimeout(10)
-            thread.start()
-            buffer = bytearray(1 << 18)
-            _receive_for(receiver, buffer, 0.5)
-            before, began = _busy(), time.perf_counter()
-            octets = _receive_for(receiver, buffer, SECONDS)
-            load = _load(octets, time.perf_counter() - began, before)
-        thread.join()
-    return load
+    """One TCP connection for `SECONDS`."""
+    before: dict[int, float] = {}
+    began = 0.0
 
+    def begins() -> None:
+        nonlocal began
+        before.update(_busy())
+        began = time.perf_counter()
 
-def _send_until_closed(sender: socket.socket) -> None:
-    data = bytes(1 << 18)
-    with contextlib.suppress(OSError):
-        while True:
-            sender.sendall(data)
-
-
-def _receive_for(receiver: socket.socket, buffer: bytearray, seconds: float) -> int:
-    octets, end = 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        octets += receiver.recv_into(buffer)
-    return octets
+    rate = bulk(sending, source, receiving, target, SECONDS, begins)
+    seconds = time.perf_counter() - began
+    return _load(rate * seconds, seconds, before)
 
 
 def _carry(device: int, outer: socket.socket) -> None:

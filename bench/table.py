@@ -23,6 +23,8 @@ class Row:
     bar: float | None = None
     at_most: bool = False
     """The bar is what must not be exceeded, instead of what must be reached."""
+    relative: bool = False
+    """The bar is the ratio's and not the figure's."""
 
     @property
     def figure(self) -> float:
@@ -36,9 +38,10 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        if self.bar is None:
+        judged = self.ratio if self.relative else self.figure
+        if self.bar is None or judged is None:
             return None
-        return self.figure <= self.bar if self.at_most else self.figure >= self.bar
+        return judged <= self.bar if self.at_most else judged >= self.bar
 
     def plain(self) -> dict[str, Any]:
         """What JSON shows of it."""
