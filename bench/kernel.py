@@ -207,8 +207,9 @@ def _dummy_broker(broker: Namespace, stack: ExitStack) -> Utun:
     signalling = stack.enter_context(broker.socket(socket.AF_INET, socket.SOCK_DGRAM))
     signalling.bind((BROKER, PORT))
     utun.attach(signalling)
-    broker.route(f"{OVER_UTUN}/64", "dev", "utun0")
-    broker.route("2001:db8:8000::/33", "dev", "utun0")
+    # A gateway, so that there is one neighbour: without, the kernel makes one of every inner address (docs/utun.md).
+    broker.route(f"{OVER_UTUN}/64", "via", "fe80::1", "dev", "utun0", "onlink")
+    broker.route("2001:db8:8000::/33", "via", "fe80::1", "dev", "utun0", "onlink")
     # Peers have their numbers in 2001:db8:9000::/64, which is in no /56 of them: those end at 2001:db8:80c3:4f00::.
     _sit(broker, "six", "198.19.0.1", BROKER, CLIENT_PORT, FOU_PORT)
     broker.route(f"{OVER_FOU}/64", "dev", "six")
