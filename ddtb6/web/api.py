@@ -13,7 +13,7 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ddtb6 import __version__
@@ -23,6 +23,7 @@ from ddtb6.web.exchange import Answer, Refused, Request, json_answer
 from ddtb6.web.pages import PROBLEM, TITLES
 from ddtb6.web.routes import Route
 from ddtb6.web.schema import Schemas
+from ddtb6.web.verbs import ROWS as ROWS_AT_MOST
 from ddtb6.web.verbs import STATUS, Actor, Argument, ControlError, Verb
 from ddtb6.web.visitors import Role, Visitor
 
@@ -98,6 +99,8 @@ def routes(control: Control) -> list[Route]:
 
 def _of_verb(control: Control, method: str, path: str, name: str, role: Role) -> Route:
     verb = VERBS[name]
+    if "limit" in verb.optional:
+        verb = replace(verb, optional={**verb.optional, "limit": ROWS_AT_MOST})
 
     async def answer(request: Request, visitor: Visitor) -> Answer:
         async def run(checked: dict[str, Any]) -> Any:

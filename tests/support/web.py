@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.web import server
 
 
@@ -48,7 +50,7 @@ class Fetch:
         self._channel.dataReceived(head + b"\r\n" + body)
 
     def hang_up(self) -> None:
-        self._channel.connectionLost(None)
+        self._channel.connectionLost(Failure(ConnectionDone()))
 
     @property
     def got(self) -> Got | None:

@@ -95,6 +95,7 @@ class Rows(ApiCase):
             ("GET", f"/sessions/{'9' * 5000}", None, 400),
             ("GET", "/sessions?limit=x", None, 400),
             ("GET", "/sessions?limit=0", None, 400),
+            ("GET", "/sessions?limit=1001", None, 400),
             ("GET", "/sessions?nonsense=1", None, 400),
             ("GET", "/sessions?descending=perhaps", None, 400),
             ("GET", "/whois", None, 400),

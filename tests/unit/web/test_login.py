@@ -138,6 +138,15 @@ class Sessions(WebCase):
         browser.cookies["ddtb6"] = first
         assert ">Log in<" in browser.get("/").text, "the old session is over"
 
+    def test_a_cookie_is_worth_nothing_after_its_log_out(self) -> None:
+        browser = self.browser(Role.ADMINISTRATOR)
+        stolen = dict(browser.cookies)
+        browser.post("/logout", {"csrf": browser.get("/").csrf})
+        thief = self.browser()
+        thief.cookies = stolen
+        assert thief.get("/manage/users").status == 303
+        assert thief.get("/api/v1/users").status == 401
+
     def test_sessions_end(self) -> None:
         for step, steps in ((IDLE, 1), (IDLE / 2, int(2 * LIFE / IDLE))):
             browser = self.browser(Role.OWNER)
