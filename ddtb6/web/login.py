@@ -129,10 +129,14 @@ class Login:
         if not of_source or not self._names.take(f"{role.value} {name}", now) or self._under_way >= AT_ONCE:
             return None
         self._under_way += 1
+        mark = self._visitors.mark
         try:
             if role is Role.ADMINISTRATOR:
-                return await self._administrator(name, password)
-            return await self._owner(Plain(name, password), remote)
+                owner = await self._administrator(name, password)
+            else:
+                owner = await self._owner(Plain(name, password), remote)
+            # Deleted, disabled, or given another password while the hash was being made.
+            return None if self._visitors.ended_since(role, name, mark) else owner
         except (StoreError, LaneFull):
             return None
         finally:
@@ -142,8 +146,7 @@ class Login:
         known = self._administrators.find_administrator(name)
         stored = _NO_PASSWORD if known is None else known.password_hash
         right = await self._in_thread(lambda: verify_password(password, stored))
-        # Deleted, or given another password, while the hash was being made.
-        return "" if right and known is not None and self._administrators.find_administrator(name) == known else None
+        return "" if right and known is not None else None
 
     async def _owner(self, credentials: Plain, remote: Endpoint) -> str | None:
         if credentials.mechanism not in self._owners.mechanisms:

@@ -29,6 +29,8 @@ IDLE = 2 * 3600.0
 SESSIONS = 10_000
 SESSIONS_OF_NAME = 10
 """The oldest goes for one more."""
+ENDED_KEPT = 1000
+"""Names of which it is remembered that their sessions were ended; a log-in takes seconds."""
 SESSION_COOKIE = "ddtb6"
 FORM_COOKIE = "ddtb6-form"
 TOKEN_LIMIT = 200
@@ -104,6 +106,9 @@ class Visitors:
         self._find_token = find_token
         self._form_key = random(32)
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._ended: OrderedDict[tuple[Role, str], int] = OrderedDict()
+        self.mark = 0
+        """Rises with each `close_of`."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -153,6 +158,15 @@ class Visitors:
         for key, each in list(self._sessions.items()):
             if each.role is role and each.name == name and each is not but:
                 del self._sessions[key]
+        self.mark += 1
+        self._ended[role, name] = self.mark
+        self._ended.move_to_end((role, name))
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+
+    def ended_since(self, role: Role, name: str, mark: int) -> bool:
+        """Whether `close_of` of a name came after `mark` was read, such as while its password was checked."""
+        return self._ended.get((role, name), 0) > mark
 
     def _session(self, secret: str) -> Session | None:
         if not 0 < len(secret) <= TOKEN_LIMIT:

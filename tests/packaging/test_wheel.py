@@ -57,7 +57,9 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddtb6").rglob("*.py")}
-    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "ddtb6" / "web" / "templates").iterdir()}
+    web = ROOT / "ddtb6" / "web"
+    files = [path for each in ("templates", "static") for path in (web / each).rglob("*") if path.is_file()]
+    templates = {str(path.relative_to(ROOT)) for path in files}
     samples = {name for name in names if "/share/ddtb6/" in name}
     data = {"ddtb6/radius/dictionary", "twisted/plugins/ddtb6_plugin.py"}
     expected = modules | templates | samples | data

@@ -13,7 +13,7 @@ import pytest
 from support.stored import QUARANTINE, SetClock, make_store, now, opening
 
 from ddtb6.broker.journal import RecordKind
-from ddtb6.broker.ports import Ending, PoolExhausted, Terms
+from ddtb6.broker.ports import Account, Ending, PoolExhausted, Terms
 from ddtb6.store import store as store_module
 from ddtb6.store.database import open_writer
 from ddtb6.tunnel.reasons import EndReason
@@ -61,6 +61,14 @@ def test_no_verb_of_a_session_reads_a_whole_table(tmp_path: Path, asked: list[st
     now(store.open_session(replace(opening("user:f", "sites"), terms=named)))
     now(store.open_session(replace(opening("user:f", "sites"), terms=replace(named, routes=()))))
     now(store.waiting(2, 10))
+    now(store.accounts("a", "aa", 10))
+    now(store.leases_behind(IPv6Address("2001:db8::"), 10))
+    now(store.add_account(Account("a", None, None, False, 0.0)))
+    now(store.set_account_terms("a", named))
+    now(store.delete_account("a"))
+    assert store.find_administrator("a") is store.find_token(b"") is None
+    now(store.write_audit("local:root", "", "user.add", {}, ""))
+    now(store.audit(7, 10))
     now(store.acknowledge([1]))
     now(store.append(RecordKind.ON))
     now(store.backlog())

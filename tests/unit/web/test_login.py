@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from support.stored import now
 from support.virtual import account
 from support.web import Browser, Got
 from support.website import PASSWORD, WebCase
+from twisted.internet.defer import Deferred
 
 from ddtb6.auth.chain import Anonymous, Chain
 from ddtb6.broker.ports import Rejected
@@ -109,6 +112,27 @@ class LogIn(WebCase):
         self.web._login._owners = Chain([Anonymous()])
         assert "Owners cannot log in" in self.browser().get("/login").text
         assert self.browser().log_in("owner", "alice", PASSWORD).status == 422
+
+    def test_who_is_shut_out_while_the_password_is_checked_is_not_let_in(self) -> None:
+        for role, name, verb in (("owner", "alice", "user.disable"), ("administrator", "root", "admin.delete")):
+            checks: list[tuple[Any, Deferred[bool]]] = []
+
+            def held(work: Any, checks: list[tuple[Any, Deferred[bool]]] = checks) -> Deferred[bool]:
+                checks.append((work, Deferred()))
+                return checks[-1][1]
+
+            self.web._login._in_thread = held
+            self.world.authenticator._links[0]._in_thread = held  # type: ignore[attr-defined]
+            browser = self.browser()
+            csrf = browser.get("/login").csrf
+            form = {"csrf": csrf, "role": role, "name": name, "password": PASSWORD}
+            fetch = browser.submit("/login", form)
+            self.call(verb, name=name)
+            [(work, answer)] = checks
+            assert work()
+            answer.callback(True)
+            assert fetch.got is not None
+            assert fetch.got.status == 422, role
 
     def test_page_says_how_to_make_the_first_administrator(self) -> None:
         assert "ddtb6 admin add" not in self.browser().get("/login").text

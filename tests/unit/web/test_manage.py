@@ -12,6 +12,7 @@ from unittest import mock
 from support.stored import now
 from support.web import Browser, Got
 from support.website import PASSWORD, WebCase
+from twisted.logger import formatEvent, globalLogPublisher
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.auth.passwords import verify_password
@@ -274,6 +275,36 @@ class Strangers(ManageCase):
                 text = self.root.get(path).text
                 for secret in (PASSWORD, alice.digest.hex(), "scrypt$", self.root.cookies["ddtb6"]):
                     assert secret not in text, path
+
+    def test_no_secret_is_in_the_log(self) -> None:
+        kept: list[str] = []
+        observer = lambda event: kept.append(f"{formatEvent(event)} {event}")  # noqa: E731
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.browser().log_in("administrator", "root", "wr0ng-secret")
+        self.submit("/manage/users", {"name": "carol", "password": "n3w-secret"})
+        self.submit("/manage/users", {"name": "a b", "password": "b4d-secret"})
+        made = self.submit("/manage/tokens", {"name": "t", "user": ""})
+        [token] = re.findall(r"ddtb6_[A-Za-z0-9_-]{43}", made.text)
+        self.browser().get("/api/v1/users", Authorization=f"Bearer {token}")
+        self.web._control.tunnels._store = None  # type: ignore[assignment]
+        broken = self.submit(
+            "/manage/users", {"name": "x", "password": "br0ken-secret"}, to="/manage/users/alice/password"
+        )
+        assert broken.status in (303, 404, 500)
+        assert self.root.get("/manage/leases").status == 500
+        assert len(self.flushLoggedErrors(AttributeError)) >= 1
+        assert kept
+        secrets = (
+            "wr0ng-secret",
+            "n3w-secret",
+            "b4d-secret",
+            "br0ken-secret",
+            PASSWORD,
+            token,
+            self.root.cookies["ddtb6"],
+        )
+        assert [each for each in secrets if each in "\n".join(kept)] == []
 
     def test_forms_name_their_fields_and_change_by_post_with_a_token(self) -> None:
         session = self.tunnel("alice")

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.website import WebCase
 
@@ -117,6 +118,61 @@ class NoRequests(WebCase):
         got = browser.take(browser.ask("DELETE", "/login"))
         assert (got.status, got.headers["allow"]) == (405, "GET, POST, HEAD")
         assert browser.take(browser.ask("BREW", "/login")).status == 405
+
+
+class Nonsense(WebCase):
+    """Whatever stands in the path, the query and the body, an administrator who sends it gets an answer."""
+
+    def test_every_row_with_any_text(self) -> None:
+        text = st.text(max_size=30)
+        rows = [each for each in self.routes() if each.role is not Role.OWNER and each.path != "/logout"]
+        browser = self.browser(Role.ADMINISTRATOR)
+        csrf = browser.get("/").csrf
+
+        @settings(max_examples=300, deadline=None)
+        @given(
+            row=st.sampled_from(rows),
+            part=text,
+            names=st.lists(st.sampled_from(FIELDS), max_size=4),
+            values=st.lists(text, min_size=4, max_size=4),
+            body=st.one_of(st.none(), st.binary(max_size=50)),
+        )
+        def ask(row: Route, part: str, names: list[str], values: list[str], body: bytes | None) -> None:
+            path = re.sub(r"\{[^}]*\}", quote(part.encode("utf-8", "replace"), safe=""), row.path)
+            fields = urlencode(dict(zip(names, values, strict=False)), errors="replace")
+            headers = {"X-CSRF-Token": csrf}
+            if row.method == "GET":
+                path = f"{path}?{fields}"
+            else:
+                kind = "application/json" if path.startswith("/api/") else "application/x-www-form-urlencoded"
+                headers["Content-Type"] = kind
+            sent = body if body is not None else b"" if row.method == "GET" else fields.encode()
+            fetch = browser.ask(row.method, path, sent, headers)
+            fetch.hang_up()
+            if fetch.got is not None:
+                assert fetch.got.status < 500, (row, path, fetch.got.text)
+
+        ask()
+
+
+FIELDS = (
+    *(
+        "name",
+        "password",
+        "role",
+        "next",
+        "search",
+        "after",
+        "sort",
+        "order",
+        "from",
+        "limit",
+        "offset",
+        "at",
+        "address",
+    ),
+    *("prefix", "address_pool", "prefix_pool", "owner", "user", "released", "before", "descending", "id", "csrf"),
+)
 
 
 @given(st.binary(max_size=300))
