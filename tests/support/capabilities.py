@@ -48,7 +48,14 @@ def missing_vm() -> str | None:
     return vm.missing()
 
 
-PROBES = {"netns": missing_netns, "radius": missing_radius, "vm": missing_vm}
+def missing_deb() -> str | None:
+    """Why packages cannot be built and installed in a root of their own here; None when they can."""
+    from support import debian_root
+
+    return missing_netns() or debian_root.missing()
+
+
+PROBES = {"deb": missing_deb, "netns": missing_netns, "radius": missing_radius, "vm": missing_vm}
 """Marker -> probe. Markers that are not here are judged by the test itself (`need_program`, `unavailable`)."""
 
 

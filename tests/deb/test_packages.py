@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Debian packages from build to purge: a clean root, a client in another namespace, an upgrade under its tunnel."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.debian_root import DebianRoot, build, run
+from support.netns import BROKER_OUTER, HOST, Internet, Lab, Namespace, internet, wait_until
+from support.traffic import ping
+
+pytestmark = [pytest.mark.deb, pytest.mark.slow]
+
+BLOCK = "2001:db8:1000::/36"
+NEWER = "9:9.9"
+"""A version above all that there will be."""
+UNIT = Path(__file__).parents[2] / "debian" / "ddtb6.service"
+PASSWORD = "correct horse"
+OF_OTHERS = frozenset({"/etc/gshadow-", "/etc/shadow-", "/etc/localtime", "/etc/timezone"})
+"""What adduser and tzdata leave."""
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> DebianRoot:
+    return DebianRoot(tmp_path_factory.mktemp("debian"))
+
+
+# --- the packages themselves --------------------------------------------------------------------------------------
+
+
+def test_a_second_build_gives_the_same_octets(
+    packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert set(packages) == {"ddtb6", "utun-dkms"}
+    again = build(tmp_path_factory.mktemp("again"))
+    for name, path in packages.items():
+        assert again[name].read_bytes() == path.read_bytes(), name
+
+
+def test_lintian_has_nothing_to_say(packages: dict[str, Path]) -> None:
+    changes = next(packages["ddtb6"].parent.glob("*.changes"))
+    assert run("lintian", "--allow-root", "--fail-on", "error,warning", changes) == ""
+
+
+# --- installed ----------------------------------------------------------------------------------------------------
+
+
+class Installed:
+    """The broker from its package in one namespace, and clients from it in another."""
+
+    def __init__(self, root: DebianRoot, net: Internet) -> None:
+        self.root = root
+        self.net = net
+        self._daemon: subprocess.Popen[Any] | None = None
+        self.log_file = root.path.with_name("broker.log")
+
+    def tool(self, *words: str, space: Namespace | None = None, **options: Any) -> str:
+        """`ddtb6 ...` as root in a namespace, by default the broker's."""
+        return (space or self.net.broker).run(*self.root.command("ddtb6", *words), **options)
+
+    def start(self) -> None:
+        """As the unit does: its command and its user with its one capability."""
+        (command,) = (line[10:] for line in UNIT.read_text().splitlines() if line.startswith("ExecStart="))
+        drop = ["setpriv", "--reuid=ddtb6", "--regid=ddtb6", "--clear-groups", "--no-new-privs"]
+        keep = ["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin"]
+        self.root.run("install", "-d", "-o", "ddtb6", "-g", "ddtb6", "-m", "0750", "/run/ddtb6")
+        with self.log_file.open("ab") as log:
+            self._daemon = self.net.broker.spawn(
+                *self.root.command(*drop, *keep, *command.split()),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        wait_until(self.serves, "the broker", 20)
+
+    def serves(self) -> bool:
+        assert self._daemon is not None
+        assert self._daemon.poll() is None, self.log_file.read_text()
+        try:
+            self.tool("status")
+        except (AssertionError, subprocess.CalledProcessError):
+            return False
+        return True
+
+    def stop(self) -> None:
+        assert self._daemon is not None
+        self._daemon.terminate()
+        # twistd ends by the signal that ended it, once it has stopped everything.
+        assert self._daemon.wait(20) == -signal.SIGTERM, self.log_file.read_text()
+        assert "Traceback" not in self.log_file.read_text()
+        self._daemon = None
+
+    def sessions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.tool("session", "list", "--json"))["sessions"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def installed(
+    packages: dict[str, Path], root: DebianRoot, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installed]:
+    """Installed, set up by the tool and started, with one account."""
+    root.install(packages["ddtb6"])
+    with Lab() as lab:
+        made = Installed(root, internet(lab))
+        made.tool("setup", "--yes", "--address", BROKER_OUTER, "--block", BLOCK, "--users", "local")
+        made.tool("user", "add", "alice", "--password-stdin", input=f"{PASSWORD}\n")
+        made.start()
+        yield made
+
+
+def test_what_an_administrator_finds(installed: Installed) -> None:
+    inside = installed.root.run
+    assert inside("stat", "-c", "%U %a", "/var/lib/ddtb6", "/etc/ddtb6/ddtb6.toml").split() == [
+        *("ddtb6", "700"),
+        *("root", "640"),
+    ]
+    assert "IPv6 tunnel broker" in inside("twistd3", "--help")
+    assert inside("python3", "-c", "import ddtb6; print(ddtb6.__file__)").startswith("/usr/lib/python3/dist-packages/")
+    assert inside("dpkg", "--verify", "ddtb6") == ""
+    assert installed.tool("check")
+    assert json.loads(installed.tool("status", "--json"))["data_plane"] == "tun"
+
+
+def test_a_client_comes_and_an_upgrade_does_not_disturb_it(
+    installed: Installed, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    client, log_file = installed.net.client, installed.root.path.with_name("connect.log")
+    with log_file.open("ab") as log:
+        program = client.spawn(
+            *installed.root.command(
+                *("ddtb6", "connect", "--server", BROKER_OUTER, "--user", "alice", "--password-stdin"),
+                *("--prefix-length", "56", "--json"),
+            ),
+            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    assert program.stdin is not None
+    program.stdin.write(f"{PASSWORD}\n".encode())
+    program.stdin.close()
+    wait_until(lambda: ping(client, HOST, wait=1) is not None, f"a ping through the tunnel\n{log_file}", 30)
+    (before,) = installed.sessions()
+
+    newer = build(tmp_path_factory.mktemp("newer"), NEWER)
+    installed.root.install(newer["ddtb6"])
+    assert installed.root.run("dpkg-query", "-W", "-f", "${Version}", "ddtb6") == NEWER
+    assert installed.root.run("grep", "-c", BROKER_OUTER, "/etc/ddtb6/ddtb6.toml") != "0\n"
+    assert ping(client, HOST, wait=1) is not None, "with the old daemon still"
+    installed.stop()
+    installed.start()
+    wait_until(lambda: ping(client, HOST, wait=1) is not None, "a ping through the new daemon", 15)
+    (after,) = installed.sessions()
+    assert after["id"] == before["id"], "nobody had to log in again"
+    assert after["counters"]["octets_in"] > before["counters"]["octets_in"]
+    program.terminate()
+    assert program.wait(15) == 0, log_file.read_text()
+
+
+def test_remove_keeps_what_is_the_administrators_and_purge_leaves_nothing(installed: Installed) -> None:
+    root = installed.root
+    if installed._daemon is not None:
+        installed.stop()
+    root.apt("remove", "ddtb6")
+    assert {"/etc/ddtb6/ddtb6.toml", "/var/lib/ddtb6"} <= root.files()
+    root.apt("purge", "ddtb6")
+    root.apt("autoremove", "--purge")
+    left = root.files() - root.clean
+    assert not {each for each in left if "ddtb6" in each or "utun" in each}
+    assert "ddtb6" not in root.run("cat", "/etc/passwd", "/etc/group")
+    owned = set(root.run("sh", "-c", "cat /var/lib/dpkg/info/*.list").splitlines())
+    assert {each for each in left - owned if not each.startswith("/run")} <= OF_OTHERS
