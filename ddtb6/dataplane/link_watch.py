@@ -56,20 +56,22 @@ class LinkWatch:
             self._socket = None
 
     def doRead(self) -> None:
+        why = ""
         for _ in range(_BURST):
             if self._socket is None:
-                return
+                break
             try:
                 datagram = self._socket.recv(_LARGEST)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 lost = error.errno == errno.ENOBUFS
-                self._trouble("news of devices was lost" if lost else f"devices cannot be watched: {error.strerror}")
-                return
-            why = self._read(datagram)
-            if why:
-                self._trouble(why)
+                why = "news of devices was lost" if lost else f"devices cannot be watched: {error.strerror}"
+                break
+            # A device that is deleted is set down first.
+            why = self._read(datagram) or why
+        if why:
+            self._trouble(why)
 
     def fileno(self) -> int:
         return -1 if self._socket is None else self._socket.fileno()

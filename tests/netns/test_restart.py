@@ -7,8 +7,6 @@ SIGTERM is `systemctl restart` and a package upgrade, SIGKILL a crash.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import socket
 import sqlite3
 import threading
@@ -19,16 +17,15 @@ from typing import Any
 import pytest
 from support.activation import open_sockets
 from support.capabilities import need_tun
-from support.netns import HOST, Lab, Namespace, internet, wait_until
+from support.netns import HOST, Lab, internet
 from support.scenario import PASSWORD, Broker, Connection, World, carries
+from support.streams import ENOUGH, Stream
 from support.traffic import echo_request, is_echo_reply, ping
 from support.tsp_client import Client, Udp
 
 pytestmark = pytest.mark.netns
 
 ENDS = pytest.mark.parametrize("end", ["stop", "kill"])
-CHUNK = 16384
-ENOUGH = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -51,50 +48,6 @@ def held_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def world(held_world: World) -> Iterator[World]:
     yield held_world
     held_world.broker.check_log()
-
-
-class Stream:
-    """A TCP connection on which one side sends random octets until it is told to finish."""
-
-    def __init__(self, sender: Namespace, receiver: Namespace, address: str) -> None:
-        self.received = 0
-        self._sent, self._got = hashlib.sha256(), hashlib.sha256()
-        self._enough = threading.Event()
-        self._listener = receiver.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        self._listener.bind((address, 0))
-        self._listener.listen(1)
-        self._out = sender.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        for each in (self._listener, self._out):
-            each.settimeout(30)
-        self._out.connect(self._listener.getsockname())
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self) -> None:
-        with self._out:
-            while not self._enough.is_set():
-                chunk = os.urandom(CHUNK)
-                self._out.sendall(chunk)
-                self._sent.update(chunk)
-
-    def _receive(self) -> None:
-        with self._listener, self._listener.accept()[0] as connection:
-            connection.settimeout(30)
-            while chunk := connection.recv(65536):
-                self._got.update(chunk)
-                self.received += len(chunk)
-
-    def flows(self) -> None:
-        """Wait until it has carried more than now."""
-        mark = self.received
-        wait_until(lambda: self.received > mark + ENOUGH, "another mebibyte", 30)
-
-    def finish(self) -> None:
-        self._enough.set()
-        for thread in self._threads:
-            thread.join(30)
-        assert self._sent.digest() == self._got.digest(), "what arrived is not what was sent"
 
 
 def restart(broker: Broker, end: str) -> None:

@@ -41,7 +41,7 @@ def test_all_promises_under_a_stock_kernel(name: str, monkeypatch: pytest.Monkey
         module = build_utun(which)
     except NoKernel as fault:
         unavailable("vm", str(fault))
-    outcome = run(which, [sys.executable, *SUITE], utun=module, environment={"DDTB6_REQUIRE": "netns"}, time_limit=900)
+    outcome = run(which, [sys.executable, *SUITE], utun=module, environment={"DDTB6_REQUIRE": "netns"}, time_limit=1500)
     assert outcome.status == 0, f"the suite failed under {which.version}; what it said stands above"
     assert outcome.faults == []
 
