@@ -6,7 +6,8 @@ is sit over FOU, which has the same wire format, unless its name says otherwise.
 its ratios are of one moment.
 
 Packets: the broker alone, on one processor. Frames of 142 octets (an inner packet of 100) are made in its kernel and
-given to one dummy device, and go out of another.
+given to one dummy device, and go out of another. Where many peers stand beside one, that one has the packets from and
+to as many addresses, for the stack remembers the route of the last address.
 
     outer (192.0.2.1/24) ---- utun0, sit over FOU, or nothing ---- inner (2001:db8:f::1/64)
 
@@ -32,7 +33,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from bench.injector import Field, Frames, Injector
+from bench.injector import XDP_DROP, Field, Frames, Injector
 from bench.table import Row, table
 from bench.tcp import bulk
 from tests.support.netns import Lab, Namespace
@@ -45,7 +46,7 @@ BROKER, CLIENT, CLIENT_TOO, GATEWAY = "192.0.2.1", "192.0.2.2", "192.0.2.4", "19
 HOST, BROKER_INNER = "2001:db8:f::2", "2001:db8:f::1"
 PORT, FOU_PORT, CLIENT_PORT = 3653, 3654, 40001
 FAR = bytes.fromhex("020000000001")
-OVER_UTUN, OVER_FOU, PLAIN = "2001:db8:9000::", "2001:db8:a000::", "2001:db8:b000::"
+OVER_UTUN, OVER_FOU, PLAIN, OVER_ONE = "2001:db8:9000::", "2001:db8:a000::", "2001:db8:b000::", "2001:db8:c000::"
 MTU = 1280
 SECONDS = 1.5
 """Of one transfer."""
@@ -164,7 +165,7 @@ def _memory() -> int:
 
 def packets(runs: int, count: int) -> list[Row]:
     """Small packets through the broker's kernel, each way, and what many peers cost."""
-    kinds = ("utun", "sit", "plain", "random", "random prefix", "set")
+    kinds = ("utun", "sit", "plain", "one", "random", "random prefix", "set")
     figures: Runs = {f"{kind} {way}": [] for kind in kinds for way in ("in", "out")}
     with ExitStack() as stack:
         broker = stack.enter_context(Lab()).namespace("broker")
@@ -172,6 +173,8 @@ def packets(runs: int, count: int) -> list[Row]:
         injectors = {name: stack.enter_context(Injector(broker, frames)) for name, frames in _frames(broker).items()}
         egress = {"in": "inner", "out": "outer"}
         populate(utun, MANY)
+        utun.add(Peer(MANY + 1, [f"{OVER_ONE}/64"], ("198.19.0.2", CLIENT_PORT), (BROKER, PORT)))
+        making = []
         for run in range(runs):
             _say(f"packets, run {run + 1} of {runs}")
             for name, injector in injectors.items():
@@ -179,17 +182,18 @@ def packets(runs: int, count: int) -> list[Row]:
                 figures[name].append(1e9 / injector.nanoseconds(count))
                 went = _sent(broker, egress[name.rsplit(" ", 1)[1]]) - before
                 assert went >= count * 0.999, f"{name}: {went} of {count} packets came out"
+            making.append(injectors["one in"].nanoseconds(count, XDP_DROP))
     rows = []
     for way, words in (("in", "from clients"), ("out", "to clients")):
-        mine, sit, plain = (figures[f"{kind} {way}"] for kind in ("utun", "sit", "plain"))
+        mine, sit, plain, one = (figures[f"{kind} {way}"] for kind in ("utun", "sit", "plain", "one"))
         rows += [
             Row(f"packets {words} a second", "", mine, sit, bar=1.0, relative=True),
             Row("  beside plain forwarding", "", mine, plain),
-            Row(f"  {MANY:,} peers at random, beside one", "", figures[f"random {way}"], mine, 0.6, relative=True),
-            Row("  the same, by prefix", "", figures[f"random prefix {way}"], mine, 0.6, relative=True),
-            Row(f"  {SET:,} of them at random, beside one", "", figures[f"set {way}"], mine, 0.9, relative=True),
+            Row(f"  {MANY:,} peers at random, beside one", "", figures[f"random {way}"], one, 0.6, relative=True),
+            Row("  the same, by prefix", "", figures[f"random prefix {way}"], one, 0.6, relative=True),
+            Row(f"  {SET:,} of them at random, beside one", "", figures[f"set {way}"], one, 0.9, relative=True),
         ]
-    return rows
+    return [*rows, Row("  making a packet, which is in all of these", "ns", making)]
 
 
 def _dummy_broker(broker: Namespace, stack: ExitStack) -> Utun:
@@ -209,6 +213,7 @@ def _dummy_broker(broker: Namespace, stack: ExitStack) -> Utun:
     utun.attach(signalling)
     # A gateway, so that there is one neighbour: without, the kernel makes one of every inner address (docs/utun.md).
     broker.route(f"{OVER_UTUN}/64", "via", "fe80::1", "dev", "utun0", "onlink")
+    broker.route(f"{OVER_ONE}/64", "via", "fe80::1", "dev", "utun0", "onlink")
     broker.route("2001:db8:8000::/33", "via", "fe80::1", "dev", "utun0", "onlink")
     # Peers have their numbers in 2001:db8:9000::/64, which is in no /56 of them: those end at 2001:db8:80c3:4f00::.
     _sit(broker, "six", "198.19.0.1", BROKER, CLIENT_PORT, FOU_PORT)
@@ -236,14 +241,15 @@ def _frames(broker: Namespace) -> dict[str, Frames]:
     host = IPv6Address(HOST).packed
     for kind, inner, count, field in (
         ("utun", first, 1, ()),
+        ("one", IPv6Address(OVER_ONE).packed, MANY, (Field(12, 4),)),
         ("random", low, MANY, (Field(12, 4),)),
         ("random prefix", high, MANY, (Field(4, 4, 0x80000000, left=8),)),
         ("set", low, SET, (Field(12, 4),)),
     ):
-        head, total = _outer(0xC6120000, 40000, PORT)
+        head, total = _outer(*((0xC6130002, CLIENT_PORT) if kind == "one" else (0xC6120000, 40000)), PORT)
         fields = [Field(14 + 28 + 8 + each.offset, 4, each.base, left=each.left) for each in field]
         checksum = None
-        if count > 1:
+        if count > 1 and kind != "one":
             fields += [Field(14 + 14, 2, right=4), Field(14 + 20, 2, 40000, mask=15)]
             checksum = Field(14 + 10, 2, total, right=4)
         frame = to["outer"] + b"\x08\x00" + head + _inner(inner, host)

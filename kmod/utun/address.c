@@ -102,7 +102,7 @@ bool utun_address_is_of(const struct in6_addr *address, const struct utun_peer *
 {
 	int at;
 
-	for (at = 0; at < peer->n_nodes; at++)
+	for (at = 0; at < peer->path.n_nodes; at++)
 		if (ipv6_prefix_equal(address, &peer->nodes[at].address, peer->nodes[at].length))
 			return true;
 	return false;

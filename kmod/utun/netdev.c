@@ -41,9 +41,10 @@ static void utun_netdev_move(struct work_struct *work)
 	config = kmalloc(sizeof(*config), GFP_KERNEL);
 	mutex_lock(&ut->lock);
 	old = utun_table_by_id(&ut->table, id);
-	if (config && !ut->dead && old && old->flags & UTUN_PEER_F_ROAM_PORT &&
-	    old->ends.remote == ends.remote && old->ends.local == ends.local &&
-	    old->ends.local_port == ends.local_port && old->ends.remote_port != ends.remote_port) {
+	if (config && !ut->dead && old && old->path.flags & UTUN_PEER_F_ROAM_PORT &&
+	    old->path.ends.remote == ends.remote && old->path.ends.local == ends.local &&
+	    old->path.ends.local_port == ends.local_port &&
+	    old->path.ends.remote_port != ends.remote_port) {
 		utun_peer_config_of(old, config);
 		config->ends = ends;
 		peer = utun_peer_create(config, old);

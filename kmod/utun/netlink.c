@@ -161,11 +161,12 @@ static int utun_netlink_put_peer(struct sk_buff *msg, const struct utun_peer *pe
 	nest = nla_nest_start(msg, UTUN_A_PEER);
 	if (!nest)
 		return -EMSGSIZE;
-	if (nla_put_u32(msg, UTUN_PEER_A_ID, peer->id) || utun_netlink_put_ends(msg, &peer->ends) ||
-	    nla_put_u16(msg, UTUN_PEER_A_MTU, peer->mtu) ||
-	    nla_put_u32(msg, UTUN_PEER_A_FLAGS, peer->flags))
+	if (nla_put_u32(msg, UTUN_PEER_A_ID, peer->path.id) ||
+	    utun_netlink_put_ends(msg, &peer->path.ends) ||
+	    nla_put_u16(msg, UTUN_PEER_A_MTU, peer->path.mtu) ||
+	    nla_put_u32(msg, UTUN_PEER_A_FLAGS, peer->path.flags))
 		goto err_cancel;
-	for (at = 0; at < peer->n_nodes; at++) {
+	for (at = 0; at < peer->path.n_nodes; at++) {
 		struct utun_prefix prefix = { .length = peer->nodes[at].length };
 
 		memcpy(prefix.address, &peer->nodes[at].address, sizeof(prefix.address));
@@ -512,7 +513,7 @@ static int utun_netlink_named_peers(struct genl_info *info, u8 command, bool rem
 	for (at = 0; at < count; at++) {
 		peer = utun_table_by_id(&ut->table, ids[at]);
 		if (peer)
-			size += utun_netlink_peer_size(peer->n_nodes);
+			size += utun_netlink_peer_size(peer->path.n_nodes);
 	}
 	msg = genlmsg_new(nla_total_size(sizeof(u32)) + size, GFP_KERNEL);
 	ret = -ENOMEM;

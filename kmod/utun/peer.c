@@ -21,32 +21,37 @@ struct utun_peer *utun_peer_create(const struct utun_peer_config *config,
 	struct utun_peer *peer;
 	int at, cpu;
 
-	peer = kzalloc(struct_size(peer, nodes, config->n_prefixes), GFP_KERNEL);
+	BUILD_BUG_ON(sizeof(struct utun_path) != 32 || sizeof(struct utun_node) != 64);
+	peer = kzalloc(struct_size(peer, nodes, config->n_prefixes) +
+			       config->n_prefixes * sizeof(struct utun_range),
+		       GFP_KERNEL);
 	if (!peer)
 		return NULL;
 	if (old) {
-		peer->cpu = old->cpu;
+		peer->path.cpu = old->path.cpu;
 		peer->moved = old->moved;
-		peer->path = old->path + !!memcmp(&old->ends, &config->ends, sizeof(old->ends));
 	} else {
-		peer->cpu = __alloc_percpu(sizeof(*peer->cpu), L1_CACHE_BYTES);
-		if (!peer->cpu) {
+		peer->path.cpu = __alloc_percpu(sizeof(*peer->path.cpu), L1_CACHE_BYTES);
+		if (!peer->path.cpu) {
 			kfree(peer);
 			return NULL;
 		}
 		for_each_possible_cpu(cpu)
-			u64_stats_init(&per_cpu_ptr(peer->cpu, cpu)->sync);
+			u64_stats_init(&per_cpu_ptr(peer->path.cpu, cpu)->sync);
 	}
-	peer->id = config->id;
-	peer->flags = config->flags;
-	peer->mtu = config->mtu;
-	peer->ends = config->ends;
-	peer->n_nodes = config->n_prefixes;
-	for (at = 0; at < peer->n_nodes; at++) {
-		memcpy(&peer->nodes[at].address, config->prefixes[at].address,
-		       sizeof(struct in6_addr));
-		peer->nodes[at].length = config->prefixes[at].length;
-		peer->nodes[at].peer = peer;
+	peer->path.ends = config->ends;
+	peer->path.id = config->id;
+	peer->path.mtu = config->mtu;
+	peer->path.flags = config->flags;
+	peer->path.n_nodes = config->n_prefixes;
+	for (at = 0; at < config->n_prefixes; at++) {
+		struct utun_node *node = &peer->nodes[at];
+
+		memcpy(&node->address, config->prefixes[at].address, sizeof(node->address));
+		node->length = config->prefixes[at].length;
+		node->index = at;
+		node->path = peer->path;
+		utun_node_range(node)->node = node;
 	}
 	return peer;
 }
@@ -59,7 +64,7 @@ struct utun_peer *utun_peer_create(const struct utun_peer_config *config,
 void utun_peer_discard(struct utun_peer *peer, bool with_counters)
 {
 	if (with_counters)
-		free_percpu(peer->cpu);
+		free_percpu(peer->path.cpu);
 	kfree(peer);
 }
 
@@ -78,8 +83,8 @@ static void utun_peer_free_rcu(struct rcu_head *rcu)
 	int cpu;
 
 	for_each_possible_cpu(cpu)
-		dst_release(per_cpu_ptr(peer->cpu, cpu)->dst);
-	free_percpu(peer->cpu);
+		dst_release(per_cpu_ptr(peer->path.cpu, cpu)->dst);
+	free_percpu(peer->path.cpu);
 	kfree(peer);
 }
 
@@ -102,12 +107,12 @@ void utun_peer_config_of(const struct utun_peer *peer, struct utun_peer_config *
 	int at;
 
 	memset(config, 0, sizeof(*config));
-	config->id = peer->id;
-	config->flags = peer->flags;
-	config->mtu = peer->mtu;
-	config->ends = peer->ends;
-	config->n_prefixes = peer->n_nodes;
-	for (at = 0; at < peer->n_nodes; at++) {
+	config->id = peer->path.id;
+	config->flags = peer->path.flags;
+	config->mtu = peer->path.mtu;
+	config->ends = peer->path.ends;
+	config->n_prefixes = peer->path.n_nodes;
+	for (at = 0; at < peer->path.n_nodes; at++) {
 		memcpy(config->prefixes[at].address, &peer->nodes[at].address,
 		       sizeof(struct in6_addr));
 		config->prefixes[at].length = peer->nodes[at].length;
@@ -126,7 +131,7 @@ void utun_peer_stats_read(const struct utun_peer *peer, struct utun_peer_stats *
 
 	memset(stats, 0, sizeof(*stats));
 	for_each_possible_cpu(cpu) {
-		const struct utun_peer_cpu *each = per_cpu_ptr(peer->cpu, cpu);
+		const struct utun_peer_cpu *each = per_cpu_ptr(peer->path.cpu, cpu);
 		unsigned long last = READ_ONCE(each->last_rx);
 		struct utun_peer_stats part;
 		unsigned int start;

@@ -45,6 +45,7 @@ void utun_rx_deliver(struct utun *ut, struct utun_peer *peer, struct sk_buff *sk
 	const void *outer_ip;
 	int outer_offset;
 
+	utun_path_prefetch(&peer->path);
 	if (unlikely(!pskb_may_pull(skb, outer_length + sizeof(*ip6)))) {
 		reason = UTUN_DROP_MALFORMED;
 		goto drop;
@@ -61,7 +62,8 @@ void utun_rx_deliver(struct utun *ut, struct utun_peer *peer, struct sk_buff *sk
 		goto drop;
 	if (unlikely(!utun_address_is_of(&ip6->saddr, peer))) {
 		reason = UTUN_DROP_SPOOFED_SOURCE;
-		utun_netlink_event(ut, UTUN_EVENT_SPOOFED, peer->id, &peer->ends, &ip6->saddr);
+		utun_netlink_event(ut, UTUN_EVENT_SPOOFED, peer->path.id, &peer->path.ends,
+				   &ip6->saddr);
 		goto drop;
 	}
 	reason = utun_address_destination_fault(outer, &ip6->daddr);
@@ -87,15 +89,15 @@ void utun_rx_deliver(struct utun *ut, struct utun_peer *peer, struct sk_buff *sk
 	size = utun_size_of(skb);
 	if (unlikely(gro_cells_receive(&ut->cells, skb) != NET_RX_SUCCESS)) {
 		/* It is freed, and counted as a drop of the device. */
-		utun_count_drop(ut, peer, UTUN_DROP_NOT_SENT);
+		utun_count_drop(ut, &peer->path, UTUN_DROP_NOT_SENT);
 		return;
 	}
-	utun_peer_count_rx(peer, size.packets, size.bytes);
+	utun_path_count_rx(&peer->path, size.packets, size.bytes);
 	dev_sw_netstats_rx_add(ut->dev, size.bytes);
 	return;
 
 drop:
-	utun_drop(ut, peer, skb, reason, false);
+	utun_drop(ut, &peer->path, skb, reason, false);
 }
 
 /* A packet of nobody's path. A peer that may roam and could have sent it is moved, in a while. */
@@ -103,24 +105,27 @@ static void utun_rx_stranger(struct utun *ut, struct sk_buff *skb, const struct 
 {
 	const struct ipv6hdr *ip6;
 	struct ipv6hdr _ip6;
-	struct utun_peer *peer;
+	const struct utun_path *path;
+	const struct utun_node *node;
 
 	if (!utun_netlink_listened(ut) && !READ_ONCE(ut->table.roamers))
 		goto drop;
 	ip6 = skb_header_pointer(skb, sizeof(struct udphdr), sizeof(_ip6), &_ip6);
 	if (!ip6)
 		goto drop;
-	peer = utun_table_by_address(&ut->table, &ip6->saddr);
-	if (!peer)
+	node = utun_table_by_address(&ut->table, &ip6->saddr);
+	if (!node)
 		goto drop;
+	path = &node->path;
 	utun_netlink_event(ut, UTUN_EVENT_STRANGER, 0, ends, &ip6->saddr);
-	if (peer->flags & UTUN_PEER_F_ROAM_PORT && peer->ends.transport == ends->transport &&
-	    peer->ends.remote == ends->remote && peer->ends.local == ends->local &&
-	    peer->ends.local_port == ends->local_port && (u32)jiffies - peer->moved >= HZ) {
+	if (path->flags & UTUN_PEER_F_ROAM_PORT && path->ends.transport == ends->transport &&
+	    path->ends.remote == ends->remote && path->ends.local == ends->local &&
+	    path->ends.local_port == ends->local_port &&
+	    (u32)jiffies - utun_node_peer(node)->moved >= HZ) {
 		spin_lock(&ut->move_lock);
 		if (!ut->move_pending) {
 			ut->move_pending = true;
-			ut->move_id = peer->id;
+			ut->move_id = path->id;
 			ut->move_ends = *ends;
 			schedule_work(&ut->move_work);
 		}
@@ -205,7 +210,7 @@ int utun_rx_err_lookup(struct sock *sk, struct sk_buff *skb)
 	ends.remote_port = udp->dest;
 	peer = utun_table_by_ends(&us->ut->table, &ends);
 	if (peer)
-		utun_netlink_event(us->ut, UTUN_EVENT_UNREACHABLE, peer->id, &ends, NULL);
+		utun_netlink_event(us->ut, UTUN_EVENT_UNREACHABLE, peer->path.id, &ends, NULL);
 	return 0;
 }
 

@@ -33,6 +33,8 @@ static struct utun_peer *utun_sixinfour_peer(struct net *outer, __be32 local, __
 	struct utun *ut;
 
 	list_for_each_entry_rcu(ut, &here->devices, outer_node) {
+		if (!READ_ONCE(ut->table.sixinfours))
+			continue;
 		peer = utun_table_by_ends(&ut->table, &ends);
 		if (peer) {
 			*found = ut;
@@ -83,7 +85,8 @@ static int utun_sixinfour_err(struct sk_buff *skb, u32 info)
 	if (type == ICMP_DEST_UNREACH && code == ICMP_FRAG_NEEDED)
 		ipv4_update_pmtu(skb, outer, info, 0, IPPROTO_IPV6);
 	else
-		utun_netlink_event(ut, UTUN_EVENT_UNREACHABLE, peer->id, &peer->ends, NULL);
+		utun_netlink_event(ut, UTUN_EVENT_UNREACHABLE, peer->path.id, &peer->path.ends,
+				   NULL);
 	return 0;
 }
 

@@ -12,12 +12,12 @@
 #include "netdev.h"
 #include "trace.h"
 
-/* Bottom halves are disabled. @peer is NULL where the packet belongs to none. */
-static inline void utun_count_drop(struct utun *ut, const struct utun_peer *peer,
+/* Bottom halves are disabled. @path is NULL where the packet belongs to none. */
+static inline void utun_count_drop(struct utun *ut, const struct utun_path *path,
 				   enum utun_drop reason)
 {
-	if (peer && reason <= UTUN_PEER_DROPS) {
-		utun_peer_count_drop(peer, reason);
+	if (path && reason <= UTUN_PEER_DROPS) {
+		utun_path_count_drop(path, reason);
 	} else {
 		struct utun_drops *drops = this_cpu_ptr(ut->drops);
 
@@ -25,14 +25,14 @@ static inline void utun_count_drop(struct utun *ut, const struct utun_peer *peer
 		u64_stats_inc(&drops->drops[reason - 1]);
 		u64_stats_update_end(&drops->sync);
 	}
-	trace_utun_drop(ut->dev, peer ? peer->id : 0, reason);
+	trace_utun_drop(ut->dev, path ? path->id : 0, reason);
 }
 
 /* Counts and frees a packet. @transmit: it was going out. */
-static inline void utun_drop(struct utun *ut, const struct utun_peer *peer, struct sk_buff *skb,
+static inline void utun_drop(struct utun *ut, const struct utun_path *path, struct sk_buff *skb,
 			     enum utun_drop reason, bool transmit)
 {
-	utun_count_drop(ut, peer, reason);
+	utun_count_drop(ut, path, reason);
 	if (transmit)
 		dev_core_stats_tx_dropped_inc(ut->dev);
 	else

@@ -4,8 +4,9 @@
  *
  * Outer paths are chosen by strangers, so their hash is keyed with a secret. Inner addresses are
  * found length by length, longest first, and only among lengths in use, of which there are two or
- * three. No two peers have an inner address in common; that is what lets a source be held against
- * the peer's own prefixes alone.
+ * three; those of a length are in few pools, so a comparison with the lowest and the highest spares
+ * most packets the lengths that are not theirs. No two peers have an inner address in common; that
+ * is what lets a source be held against the peer's own prefixes alone.
  */
 #include <linux/netlink.h>
 #include <linux/random.h>
@@ -14,22 +15,35 @@
 
 #include "table.h"
 
-static siphash_key_t utun_table_key __ro_after_init;
+static hsiphash_key_t utun_table_key __ro_after_init;
 
 static u32 utun_table_hash_ends(const void *data, u32 len, u32 seed)
 {
 	const struct utun_ends *ends = data;
 
-	return siphash_4u32((__force u32)ends->local, (__force u32)ends->remote,
-			    (__force u32)ends->local_port << 16 | (__force u32)ends->remote_port,
-			    ends->transport ^ seed, &utun_table_key);
+	return hsiphash_4u32((__force u32)ends->local, (__force u32)ends->remote,
+			     (__force u32)ends->local_port << 16 | (__force u32)ends->remote_port,
+			     ends->transport ^ seed, &utun_table_key);
+}
+
+/* The octets of the path are two words. Return: 0 if they are those of the peer @obj. */
+static int utun_table_cmp_ends(struct rhashtable_compare_arg *arg, const void *obj)
+{
+	const struct utun_peer *peer = obj;
+	const u64 *mine = (const u64 *)&peer->path.ends, *key = arg->key;
+
+	/* The source will be held against these next. */
+	prefetch(&peer->nodes[0]);
+	prefetch(&peer->nodes[1]);
+	return ((mine[0] ^ key[0]) | (mine[1] ^ key[1])) != 0;
 }
 
 static const struct rhashtable_params utun_table_ends_params = {
 	.key_len = sizeof(struct utun_ends),
-	.key_offset = offsetof(struct utun_peer, ends),
+	.key_offset = offsetof(struct utun_peer, path.ends),
 	.head_offset = offsetof(struct utun_peer, hash),
 	.hashfn = utun_table_hash_ends,
+	.obj_cmpfn = utun_table_cmp_ends,
 	.automatic_shrinking = true,
 };
 
@@ -38,10 +52,20 @@ struct utun_table_prefix_key {
 	u32 length;
 };
 
+/* Return: 0 if the prefix is that of the node @obj. */
+static int utun_table_cmp_prefix(struct rhashtable_compare_arg *arg, const void *obj)
+{
+	const struct utun_table_prefix_key *key = arg->key;
+	const struct utun_node *node = obj;
+
+	return node->length != key->length || !ipv6_addr_equal(&node->address, &key->address);
+}
+
 static const struct rhashtable_params utun_table_prefix_params = {
 	.key_len = sizeof(struct utun_table_prefix_key),
 	.key_offset = offsetof(struct utun_node, address),
 	.head_offset = offsetof(struct utun_node, hash),
+	.obj_cmpfn = utun_table_cmp_prefix,
 	.automatic_shrinking = true,
 };
 
@@ -50,7 +74,7 @@ static const struct rhashtable_params utun_table_prefix_params = {
  */
 void __init utun_table_setup(void)
 {
-	BUILD_BUG_ON(sizeof(struct utun_ends) != 16);
+	BUILD_BUG_ON(sizeof(struct utun_ends) != 16 || sizeof(struct utun_peer) != 64);
 	BUILD_BUG_ON(offsetof(struct utun_node, length) !=
 		     offsetof(struct utun_node, address) +
 			     offsetof(struct utun_table_prefix_key, length));
@@ -105,37 +129,52 @@ struct utun_peer *utun_table_by_ends(struct utun_table *table, const struct utun
 	return rhashtable_lookup(&table->ends, ends, utun_table_ends_params);
 }
 
+/* The first 64 bits, as a number. */
+static u64 utun_table_high(const struct in6_addr *address)
+{
+	return (u64)ntohl(address->s6_addr32[0]) << 32 | ntohl(address->s6_addr32[1]);
+}
+
 static struct utun_node *utun_table_node(struct utun_table *table, const struct in6_addr *address,
 					 u32 length)
 {
-	struct utun_table_prefix_key key = { .length = length };
+	struct utun_table_prefix_key key = { .address = *address, .length = length };
+	u32 word = length / 32;
 
-	ipv6_addr_prefix(&key.address, address, length);
+	if (length < 128) {
+		key.address.s6_addr32[word] &= htonl(~(~0U >> (length % 32)));
+		while (++word < 4)
+			key.address.s6_addr32[word] = 0;
+	}
 	return rhashtable_lookup(&table->prefixes, &key, utun_table_prefix_params);
 }
 
 /**
- * utun_table_by_address() - the peer with the longest prefix that an inner address is in
+ * utun_table_by_address() - the longest prefix that an inner address is in
  * @table: the table
  * @address: the address
  *
- * Return: the peer, or NULL.
+ * Return: the node of a peer, or NULL.
  */
-struct utun_peer *utun_table_by_address(struct utun_table *table, const struct in6_addr *address)
+struct utun_node *utun_table_by_address(struct utun_table *table, const struct in6_addr *address)
 {
-	int word, bit;
+	u64 high = utun_table_high(address);
+	int word;
 
 	for (word = BITS_TO_LONGS(UTUN_LENGTHS) - 1; word >= 0; word--) {
 		unsigned long bits = READ_ONCE(table->lengths[word]);
 
 		while (bits) {
+			int bit = __fls(bits), length = word * BITS_PER_LONG + bit + 1;
+			const struct utun_length *those = &table->by_length[length - 1];
 			struct utun_node *node;
 
-			bit = __fls(bits);
-			node = utun_table_node(table, address, word * BITS_PER_LONG + bit + 1);
-			if (node)
-				return node->peer;
 			bits ^= BIT(bit);
+			if (high < READ_ONCE(those->low) || high > READ_ONCE(those->high))
+				continue;
+			node = utun_table_node(table, address, length);
+			if (node)
+				return node;
 		}
 	}
 	return NULL;
@@ -161,20 +200,25 @@ static int utun_table_compare(const struct in6_addr *address, u32 length,
 	return order ?: (int)length - (int)node->length;
 }
 
+static struct utun_node *utun_table_of_range(struct rb_node *rb)
+{
+	return rb_entry(rb, struct utun_range, rb)->node;
+}
+
 static void utun_table_range_add(struct utun_table *table, struct utun_node *node)
 {
 	struct rb_node **link = &table->ranges.rb_node, *parent = NULL;
+	struct rb_node *mine = &utun_node_range(node)->rb;
 
 	while (*link) {
-		struct utun_node *other = rb_entry(*link, struct utun_node, range);
-
 		parent = *link;
-		link = utun_table_compare(&node->address, node->length, other) < 0 ?
+		link = utun_table_compare(&node->address, node->length,
+					  utun_table_of_range(parent)) < 0 ?
 			       &parent->rb_left :
 			       &parent->rb_right;
 	}
-	rb_link_node(&node->range, parent, link);
-	rb_insert_color(&node->range, &table->ranges);
+	rb_link_node(mine, parent, link);
+	rb_insert_color(mine, &table->ranges);
 }
 
 /* The first node at or behind an address. */
@@ -184,7 +228,7 @@ static struct rb_node *utun_table_range_from(struct utun_table *table,
 	struct rb_node *at = table->ranges.rb_node, *found = NULL;
 
 	while (at) {
-		if (utun_table_compare(address, 0, rb_entry(at, struct utun_node, range)) <= 0) {
+		if (utun_table_compare(address, 0, utun_table_of_range(at)) <= 0) {
 			found = at;
 			at = at->rb_left;
 		} else {
@@ -204,30 +248,43 @@ static bool utun_table_taken(struct utun_table *table, const struct utun_node *n
 	for_each_set_bit(length, table->lengths, node->length) {
 		struct utun_node *around = utun_table_node(table, &node->address, length + 1);
 
-		if (around && around->peer->id != id)
+		if (around && around->path.id != id)
 			return true;
 	}
 	/* A prefix in it. */
 	for (at = utun_table_range_from(table, &node->address); at; at = rb_next(at)) {
-		struct utun_node *inside = rb_entry(at, struct utun_node, range);
+		struct utun_node *inside = utun_table_of_range(at);
 
 		if (!ipv6_prefix_equal(&inside->address, &node->address, node->length))
 			break;
-		if (inside->peer->id != id)
+		if (inside->path.id != id)
 			return true;
 	}
 	return false;
 }
 
-static void utun_table_length_use(struct utun_table *table, u32 length)
+/* Before the node can be found. */
+static void utun_table_length_use(struct utun_table *table, const struct utun_node *node)
 {
-	if (!table->length_uses[length - 1]++)
-		set_bit(length - 1, table->lengths);
+	struct utun_length *those = &table->by_length[node->length - 1];
+	u64 low = utun_table_high(&node->address), high = low;
+
+	if (node->length < 64)
+		high |= ~0ULL >> node->length;
+	if (!those->uses++) {
+		WRITE_ONCE(those->low, low);
+		WRITE_ONCE(those->high, high);
+		set_bit(node->length - 1, table->lengths);
+	}
+	if (low < those->low)
+		WRITE_ONCE(those->low, low);
+	if (high > those->high)
+		WRITE_ONCE(those->high, high);
 }
 
 static void utun_table_length_drop(struct utun_table *table, u32 length)
 {
-	if (!--table->length_uses[length - 1])
+	if (!--table->by_length[length - 1].uses)
 		clear_bit(length - 1, table->lengths);
 }
 
@@ -236,7 +293,7 @@ static struct utun_node *utun_table_same_node(struct utun_peer *peer, const stru
 {
 	int at;
 
-	for (at = 0; peer && at < peer->n_nodes; at++)
+	for (at = 0; peer && at < peer->path.n_nodes; at++)
 		if (!utun_table_compare(&node->address, node->length, &peer->nodes[at]))
 			return &peer->nodes[at];
 	return NULL;
@@ -244,7 +301,12 @@ static struct utun_node *utun_table_same_node(struct utun_peer *peer, const stru
 
 static u32 utun_table_roams(const struct utun_peer *peer)
 {
-	return peer && peer->flags & UTUN_PEER_F_ROAM_PORT;
+	return peer && peer->path.flags & UTUN_PEER_F_ROAM_PORT;
+}
+
+static u32 utun_table_is_sixinfour(const struct utun_peer *peer)
+{
+	return peer && peer->path.ends.transport == UTUN_TRANSPORT_SIXINFOUR;
 }
 
 static int utun_table_check(struct utun_table *table, struct utun_peer *peer,
@@ -254,13 +316,13 @@ static int utun_table_check(struct utun_table *table, struct utun_peer *peer,
 	int at, ret = 0;
 
 	rcu_read_lock();
-	other = utun_table_by_ends(table, &peer->ends);
-	if (other && other->id != peer->id) {
+	other = utun_table_by_ends(table, &peer->path.ends);
+	if (other && other->path.id != peer->path.id) {
 		NL_SET_ERR_MSG_MOD(extack, "another peer has this outer path");
 		ret = -EADDRINUSE;
 	}
-	for (at = 0; !ret && at < peer->n_nodes; at++) {
-		if (utun_table_taken(table, &peer->nodes[at], peer->id)) {
+	for (at = 0; !ret && at < peer->path.n_nodes; at++) {
+		if (utun_table_taken(table, &peer->nodes[at], peer->path.id)) {
 			NL_SET_ERR_MSG_MOD(extack, "another peer has an inner address of this one");
 			ret = -EEXIST;
 		}
@@ -284,24 +346,26 @@ static int utun_table_check(struct utun_table *table, struct utun_peer *peer,
 int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun_peer *old,
 		   struct netlink_ext_ack *extack)
 {
-	bool same_ends = old && !memcmp(&old->ends, &peer->ends, sizeof(old->ends));
+	bool same_ends = old && !memcmp(&old->path.ends, &peer->path.ends, sizeof(old->path.ends));
 	int at, undo, ret;
 
 	ret = utun_table_check(table, peer, extack);
 	if (ret)
 		return ret;
-	ret = old ? 0 : xa_reserve(&table->ids, peer->id, GFP_KERNEL);
+	ret = old ? 0 : xa_reserve(&table->ids, peer->path.id, GFP_KERNEL);
 	if (ret)
 		return ret;
 
-	for (at = 0; at < peer->n_nodes; at++) {
+	for (at = 0; at < peer->path.n_nodes; at++) {
 		if (utun_table_same_node(old, &peer->nodes[at]))
 			continue;
+		utun_table_length_use(table, &peer->nodes[at]);
 		ret = rhashtable_insert_fast(&table->prefixes, &peer->nodes[at].hash,
 					     utun_table_prefix_params);
-		if (ret)
+		if (ret) {
+			utun_table_length_drop(table, peer->nodes[at].length);
 			goto err_remove_nodes;
-		utun_table_length_use(table, peer->nodes[at].length);
+		}
 	}
 	if (!same_ends) {
 		ret = rhashtable_insert_fast(&table->ends, &peer->hash, utun_table_ends_params);
@@ -309,17 +373,18 @@ int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun
 			goto err_remove_nodes;
 	}
 
-	xa_store(&table->ids, peer->id, peer, GFP_KERNEL);
+	xa_store(&table->ids, peer->path.id, peer, GFP_KERNEL);
 	if (same_ends)
 		rhashtable_replace_fast(&table->ends, &old->hash, &peer->hash,
 					utun_table_ends_params);
-	for (at = 0; at < peer->n_nodes; at++) {
+	for (at = 0; at < peer->path.n_nodes; at++) {
 		struct utun_node *node = &peer->nodes[at], *same = utun_table_same_node(old, node);
 
 		if (same) {
 			rhashtable_replace_fast(&table->prefixes, &same->hash, &node->hash,
 						utun_table_prefix_params);
-			rb_replace_node(&same->range, &node->range, &table->ranges);
+			rb_replace_node(&utun_node_range(same)->rb, &utun_node_range(node)->rb,
+					&table->ranges);
 		} else {
 			utun_table_range_add(table, node);
 		}
@@ -327,16 +392,17 @@ int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun
 
 	if (old && !same_ends)
 		rhashtable_remove_fast(&table->ends, &old->hash, utun_table_ends_params);
-	for (at = 0; old && at < old->n_nodes; at++) {
+	for (at = 0; old && at < old->path.n_nodes; at++) {
 		if (utun_table_same_node(peer, &old->nodes[at]))
 			continue;
 		rhashtable_remove_fast(&table->prefixes, &old->nodes[at].hash,
 				       utun_table_prefix_params);
-		rb_erase(&old->nodes[at].range, &table->ranges);
+		rb_erase(&utun_node_range(&old->nodes[at])->rb, &table->ranges);
 		utun_table_length_drop(table, old->nodes[at].length);
 	}
 	table->count += !old;
 	table->roamers += utun_table_roams(peer) - utun_table_roams(old);
+	table->sixinfours += utun_table_is_sixinfour(peer) - utun_table_is_sixinfour(old);
 	table->generation++;
 	return 0;
 
@@ -349,7 +415,7 @@ err_remove_nodes:
 		utun_table_length_drop(table, peer->nodes[undo].length);
 	}
 	if (!old)
-		xa_release(&table->ids, peer->id);
+		xa_release(&table->ids, peer->path.id);
 	NL_SET_ERR_MSG_MOD(extack, "no memory for the tables");
 	return ret;
 }
@@ -363,15 +429,16 @@ void utun_table_remove(struct utun_table *table, struct utun_peer *peer)
 {
 	int at;
 
-	xa_erase(&table->ids, peer->id);
+	xa_erase(&table->ids, peer->path.id);
 	rhashtable_remove_fast(&table->ends, &peer->hash, utun_table_ends_params);
-	for (at = 0; at < peer->n_nodes; at++) {
+	for (at = 0; at < peer->path.n_nodes; at++) {
 		rhashtable_remove_fast(&table->prefixes, &peer->nodes[at].hash,
 				       utun_table_prefix_params);
-		rb_erase(&peer->nodes[at].range, &table->ranges);
+		rb_erase(&utun_node_range(&peer->nodes[at])->rb, &table->ranges);
 		utun_table_length_drop(table, peer->nodes[at].length);
 	}
 	table->count--;
 	table->roamers -= utun_table_roams(peer);
+	table->sixinfours -= utun_table_is_sixinfour(peer);
 	table->generation++;
 }

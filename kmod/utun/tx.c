@@ -18,7 +18,7 @@
 /* A packet on its way out, and what was found out about it. */
 struct utun_tx {
 	struct utun *ut;
-	struct utun_peer *peer;
+	const struct utun_path *path; /* of the peer, or NULL */
 	struct sock *sk; /* NULL with protocol 41 */
 	struct net *outer;
 	struct rtable *rt; /* held */
@@ -33,21 +33,22 @@ struct utun_tx {
  */
 static struct rtable *utun_tx_route(const struct utun_tx *tx)
 {
-	struct utun_peer_cpu *cpu = this_cpu_ptr(tx->peer->cpu);
-	const struct utun_peer *peer = tx->peer;
-	struct flowi4 flow = {
-		.daddr = peer->ends.remote,
-		.saddr = peer->ends.local,
-		.fl4_sport = peer->ends.local_port,
-		.fl4_dport = peer->ends.remote_port,
-		.flowi4_proto = tx->sk ? IPPROTO_UDP : IPPROTO_IPV6,
-	};
+	const struct utun_ends *ends = &tx->path->ends;
+	struct utun_peer_cpu *cpu = this_cpu_ptr(tx->path->cpu);
+	struct flowi4 flow = {};
 	struct rtable *rt;
 
-	if (likely(cpu->dst && cpu->dst_path == peer->path && dst_check(cpu->dst, 0))) {
+	if (likely(cpu->dst && cpu->dst_remote == ends->remote && cpu->dst_local == ends->local &&
+		   cpu->dst_remote_port == ends->remote_port &&
+		   cpu->dst_local_port == ends->local_port && dst_check(cpu->dst, 0))) {
 		dst_hold(cpu->dst);
 		return (struct rtable *)cpu->dst;
 	}
+	flow.daddr = ends->remote;
+	flow.saddr = ends->local;
+	flow.fl4_dport = ends->remote_port;
+	flow.fl4_sport = ends->local_port;
+	flow.flowi4_proto = tx->sk ? IPPROTO_UDP : IPPROTO_IPV6;
 	if (tx->sk) {
 		flow.flowi4_mark = READ_ONCE(tx->sk->sk_mark);
 		flow.flowi4_oif = READ_ONCE(tx->sk->sk_bound_dev_if);
@@ -57,7 +58,10 @@ static struct rtable *utun_tx_route(const struct utun_tx *tx)
 		return rt;
 	dst_release(cpu->dst);
 	cpu->dst = dst_clone(&rt->dst);
-	cpu->dst_path = peer->path;
+	cpu->dst_remote = ends->remote;
+	cpu->dst_local = ends->local;
+	cpu->dst_remote_port = ends->remote_port;
+	cpu->dst_local_port = ends->local_port;
 	return rt;
 }
 
@@ -66,6 +70,7 @@ static enum utun_drop utun_tx_judge(struct utun_tx *tx, struct sk_buff *skb)
 {
 	struct utun *ut = tx->ut;
 	const struct ipv6hdr *ip6;
+	const struct utun_node *node;
 	struct utun_socket *us;
 	enum utun_drop reason;
 
@@ -75,16 +80,18 @@ static enum utun_drop utun_tx_judge(struct utun_tx *tx, struct sk_buff *skb)
 	if (unlikely(ip6->version != 6 ||
 		     (ntohs(ip6->payload_len) + sizeof(*ip6) != skb->len && !skb_is_gso(skb))))
 		return UTUN_DROP_MALFORMED;
-	tx->peer = utun_table_by_address(&ut->table, &ip6->daddr);
-	if (unlikely(!tx->peer)) {
+	node = utun_table_by_address(&ut->table, &ip6->daddr);
+	if (unlikely(!node)) {
 		reason = utun_address_destination_fault(ut->outer, &ip6->daddr);
 		if (reason)
 			return reason;
 		icmpv6_ndo_send(skb, ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH, 0);
 		return UTUN_DROP_NO_TUNNEL;
 	}
-	if (tx->peer->ends.transport == UTUN_TRANSPORT_UDP) {
-		us = utun_socket_of(ut, &tx->peer->ends);
+	tx->path = &node->path;
+	utun_path_prefetch(tx->path);
+	if (tx->path->ends.transport == UTUN_TRANSPORT_UDP) {
+		us = utun_socket_of(ut, &tx->path->ends);
 		if (unlikely(!us))
 			return UTUN_DROP_NOT_SENT;
 		tx->sk = us->sk;
@@ -104,7 +111,7 @@ static bool utun_tx_fits(const struct utun_tx *tx, struct sk_buff *skb)
 	unsigned int mtu = dst_mtu(&tx->rt->dst) - tx->overhead;
 
 	/* Every link carries 1280 octets (RFC 8200 section 5), if need be in outer fragments. */
-	mtu = max_t(unsigned int, min_t(unsigned int, mtu, tx->peer->mtu), IPV6_MIN_MTU);
+	mtu = max_t(unsigned int, min_t(unsigned int, mtu, tx->path->mtu), IPV6_MIN_MTU);
 	if (skb_is_gso(skb) ? skb_gso_validate_network_len(skb, mtu) : skb->len <= mtu)
 		return true;
 	icmpv6_ndo_send(skb, ICMPV6_PKT_TOOBIG, 0, mtu);
@@ -121,6 +128,7 @@ static bool utun_tx_fits(const struct utun_tx *tx, struct sk_buff *skb)
 netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 {
 	struct utun_tx tx = { .ut = netdev_priv(dev) };
+	const struct utun_ends *ends;
 	enum utun_drop reason;
 	struct utun_size size;
 	bool udp, checksum;
@@ -131,7 +139,8 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 	reason = utun_tx_judge(&tx, skb);
 	if (unlikely(reason))
 		goto drop;
-	udp = tx.peer->ends.transport == UTUN_TRANSPORT_UDP;
+	ends = &tx.path->ends;
+	udp = ends->transport == UTUN_TRANSPORT_UDP;
 
 	reason = UTUN_DROP_NOT_SENT;
 	tx.rt = utun_tx_route(&tx);
@@ -150,7 +159,7 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 	tos = INET_ECN_encapsulate(0, ipv6_get_dsfield(ipv6_hdr(skb)));
 	ttl = ip4_dst_hoplimit(&tx.rt->dst);
 	df = dst_mtu(&tx.rt->dst) >= IPV6_MIN_MTU + tx.overhead ? htons(IP_DF) : 0;
-	checksum = !(tx.peer->flags & UTUN_PEER_F_NO_CHECKSUM);
+	checksum = !(tx.path->flags & UTUN_PEER_F_NO_CHECKSUM);
 	if (unlikely(skb_cow_head(skb, LL_RESERVED_SPACE(tx.rt->dst.dev) + tx.rt->dst.header_len +
 					       tx.overhead)))
 		goto drop_route;
@@ -158,18 +167,16 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 			   iptunnel_handle_offloads(skb, SKB_GSO_IPXIP4)))
 		goto drop_route;
 
-	utun_peer_count_tx(tx.peer, size.packets, size.bytes);
+	utun_path_count_tx(tx.path, size.packets, size.bytes);
 	if (udp) {
 		skb_set_inner_protocol(skb, htons(ETH_P_IPV6));
-		utun_compat_udp_xmit(tx.rt, tx.sk, skb, tx.peer->ends.local, tx.peer->ends.remote,
-				     tos, ttl, df, tx.peer->ends.local_port,
-				     tx.peer->ends.remote_port,
+		utun_compat_udp_xmit(tx.rt, tx.sk, skb, ends->local, ends->remote, tos, ttl, df,
+				     ends->local_port, ends->remote_port,
 				     utun_netdev_crosses(tx.ut, tx.outer), !checksum);
 	} else {
 		skb_set_inner_ipproto(skb, IPPROTO_IPV6);
-		utun_compat_ip_xmit(tx.rt, skb, tx.peer->ends.local, tx.peer->ends.remote,
-				    IPPROTO_IPV6, tos, ttl, df,
-				    utun_netdev_crosses(tx.ut, tx.outer));
+		utun_compat_ip_xmit(tx.rt, skb, ends->local, ends->remote, IPPROTO_IPV6, tos, ttl,
+				    df, utun_netdev_crosses(tx.ut, tx.outer));
 	}
 	rcu_read_unlock();
 	return NETDEV_TX_OK;
@@ -177,7 +184,7 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 drop_route:
 	ip_rt_put(tx.rt);
 drop:
-	utun_drop(tx.ut, tx.peer, skb, reason, true);
+	utun_drop(tx.ut, tx.path, skb, reason, true);
 	rcu_read_unlock();
 	return NETDEV_TX_OK;
 }
