@@ -56,7 +56,7 @@ done; \
 $(install)
 endef
 
-.PHONY: help setup run test check demo bench docs deb clean static vm vm-debug
+.PHONY: help setup run test check demo bench docs deb clean static vm vm-debug bench-vm
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
@@ -111,6 +111,13 @@ vm: $(READY)  ## a shell in a virtual machine, a stock Debian kernel with the mo
 vm-debug: $(READY)  ## the tests of utun on a kernel with KASAN, lockdep and kmemleak (needs root; builds it once, ten minutes)
 	@$(call packages,ip=iproute2 ethtool=ethtool)
 	@DDTB6_REQUIRE=netns tests/support/vm_uml --debug $(BIN)/python -B -m pytest -p no:cacheprovider -s tests/vm/guest
+
+bench-vm: $(READY)  ## measure utun beside the kernel's own tunnel, in User Mode Linux and on a stock kernel (needs root)
+	@$(call packages,$(VM_PACKAGES))
+	@$(call vm_headers,$(VM_KERNEL))
+	@DDTB6_VM_LIMIT=1800 tests/support/vm_uml $(BIN)/python -B -m bench.kernel
+	@$(BIN)/python tests/support/vm.py --kernel $(VM_KERNEL) --utun --check-log --time-limit 1800 \
+	  $(BIN)/python -B -m bench.kernel --packets 50000
 
 docs: $(READY)  ## write what is drawn from the source: manual pages, etc/ddtb6.toml, the diagram of docs/negotiation.md
 	@$(BIN)/python -c 'import pathlib, re; from ddtb6.tsp.states import diagram; \

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Requests, answers and events by generic netlink.
+ */
 #ifndef _UTUN_NETLINK_H
 #define _UTUN_NETLINK_H
 

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * From outer packets to inner ones; the hooks of attached sockets.
+ */
 #ifndef _UTUN_RX_H
 #define _UTUN_RX_H
 

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Protocol 41.
+ */
 #ifndef _UTUN_SIXINFOUR_H
 #define _UTUN_SIXINFOUR_H
 

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * From inner packets to outer ones.
+ */
 #ifndef _UTUN_TX_H
 #define _UTUN_TX_H
 

@@ -62,6 +62,30 @@ def test_reasons_have_the_names_that_the_broker_knows() -> None:
     assert [name.lower().replace("_", "-") for name, _ in trace] == drop["entries"]
 
 
+def test_the_page_for_maintainers_lists_what_is_specified() -> None:
+    """Rows of its tables by what stands in their first cell: drop reasons, commands, attributes of a peer, events."""
+    page = (UTUN.parents[1] / "docs/utun.md").read_text()
+    tables: dict[str, list[str]] = {}
+    for part in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        head, _, *rows = part.splitlines()
+        cells = [row.split("|")[1] for row in rows]
+        tables[head.split("|")[1].strip()] = [name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)]
+    spec = vm_spec.load()
+    enums = {each["name"]: each.get("entries") for each in spec["definitions"]}
+    sets = {each["name"]: [attr["name"] for attr in each["attributes"]] for each in spec["attribute-sets"]}
+    assert tables["reason"] == enums["drop"]
+    assert tables["event"] == enums["event"]
+    assert tables["command"] == [each["name"] for each in spec["operations"]["list"]]
+    assert sorted(tables["attribute of a peer"]) == sorted(set(sets["peer"]) - {"pad"})
+    for name in (*sets["utun"], *enums["transport"], *(each["name"] for each in enums["peer-flags"])):
+        assert f"`{name}`" in page, name
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    for path in UTUN.glob("*.[ch]"):
+        assert re.match(r"(// SPDX.*\n|/\* SPDX.*\*/\n)/\*\n \* \w", path.read_text()), path.name
+
+
 def test_the_client_of_the_tests_has_the_same_numbers() -> None:
     specified = vm_spec.constants()
     for prefix, strip in (("UTUN_CMD_", ""), ("UTUN_A_", "A_"), ("UTUN_PEER_A_", ""), ("UTUN_EVENT_", "")):
