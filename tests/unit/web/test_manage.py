@@ -317,7 +317,7 @@ class Strangers(ManageCase):
                 if 'method="post"' in form:
                     assert 'name="csrf"' in form, path
                 for field in re.findall(r"<(?:input|select|textarea)[^>]*>", form):
-                    if 'type="hidden"' not in field:
+                    if "hidden" not in field:
                         label = form[: form.index(field)]
                         assert label.rfind("<label") > label.rfind("</label>"), (path, field)
 
