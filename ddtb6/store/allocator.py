@@ -258,6 +258,10 @@ class Allocator:
         """Make the pieces the owner's."""
         for start in grants.given_up:
             connection.execute(RELEASE, (now, start))
+        # All at once and before anything new stands: a larger piece of the owner's own may make room for several.
+        pieces = (*grants.route_pieces, grants.address, *((grants.prefix,) if grants.prefix is not None else ()))
+        for displaced in {start for piece in pieces for start in piece.displaced}:
+            self._retire(connection, displaced)
         # Routes first: one of them may have been the prefix until now.
         for piece in grants.route_pieces:
             self._take(connection, piece, owner, now, route=1)
@@ -268,8 +272,6 @@ class Allocator:
     def _take(self, connection: sqlite3.Connection, piece: Piece, owner: str, now: float, route: int = 0) -> None:
         if piece.way is _Way.HELD:
             return
-        for displaced in piece.displaced:
-            self._retire(connection, displaced)
         start = piece.start.to_bytes(16, "big")
         if piece.way is _Way.NEW:
             connection.execute(_GRANT_NEW, (start, piece.length, piece.pool, owner, now, route))

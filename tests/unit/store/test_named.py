@@ -332,6 +332,13 @@ def test_prefix_and_route_change_places(store: Store) -> None:
     assert now(store.leases("user:alice", held=False)) == []
 
 
+def test_a_route_that_was_held_makes_room_for_a_prefix_and_a_route_in_it(store: Store) -> None:
+    whole, half, other = (IPv6Network(f"2001:db8:100:{part}") for part in (":/54", ":/57", "80::/57"))
+    assert open_one(store, "user:alice", Terms(routes=(whole,)), None).spec.routes == (whole,)
+    spec = open_one(store, "user:alice", Terms(prefix=other, routes=(half,))).spec
+    assert (spec.prefix, spec.routes) == (other, (half,))
+
+
 def test_a_held_prefix_that_is_not_asked_for_gives_way_to_a_route(store: Store) -> None:
     open_one(store, "user:alice")
     session = open_one(store, "user:alice", routed("2001:db8:100::/54"), None)
