@@ -59,6 +59,15 @@ setpriv \-\-reuid=ddtb6 \-\-regid=ddtb6 \-\-clear\-groups \-\-no\-new\-privs \e
 .SH SYSTEMD
 \fBddtb6.service\fR runs the daemon as the user ddtb6. It counts as started once everything listens, and is started
 again when the daemon fails or does not report to the watchdog. \fBsystemctl edit ddtb6\fR changes what it says.
+\fBddtb6.socket\fR opens the ports, by default those of \fB[listen]\fR, and keeps them open while the daemon is
+restarted, upgraded or dead: what clients send meanwhile waits in the kernel. It must name the addresses
+that \fB[listen]\fR names. To stop the daemon for good, stop the socket as well, or the next packet starts it again:
+.PP
+.RS
+.nf
+systemctl stop ddtb6.socket ddtb6.service
+.fi
+.RE
 """
 
 DAEMON_STATUS = (
@@ -196,6 +205,9 @@ def daemon() -> str:
     lines += tagged(bold("--version"), (Options.opt_version.__doc__ or "").strip())
     lines += [".SH EXIT STATUS", prose(DAEMON_STATUS), ".SH ENVIRONMENT"]
     lines += tagged(bold("NOTIFY_SOCKET"), "Where the service manager wants to hear from the daemon (sd_notify).")
+    lines += tagged(
+        f"{bold('LISTEN_FDS')}, {bold('LISTEN_PID')}", "Sockets that it has opened for the daemon (sd_listen_fds)."
+    )
     lines += ending(FILES, "ddtb6(1)", "ddtb6.toml(5)", "twistd3(1)", "systemd.exec(5)")
     return "\n".join(lines) + "\n"
 
