@@ -124,6 +124,7 @@ docs: $(READY)  ## write what is drawn from the source: manual pages, etc/ddtb6.
 	  page = pathlib.Path("docs/negotiation.md"); old = page.read_text(); \
 	  page.write_text(re.sub(r"(?s)(?<=```mermaid\n).*?(?=```)", lambda _: diagram(), old))'
 	@$(BIN)/python docs/man.py
+	@$(BIN)/python docs/completion.py
 	@$(BIN)/python -c 'from ddtb6.config.sample import sample; print(sample(), end="")' >etc/ddtb6.toml
 	@echo "docs: docs/negotiation.md is drawn from ddtb6/tsp/states.py, docs/man/ is written by docs/man.py,"
 	@echo "docs: and etc/ddtb6.toml by ddtb6/config/sample.py"

@@ -16,6 +16,9 @@ from ddtb6.dataplane.icmp6 import ECHO_REPLY, ECHO_REQUEST, HEADER, ICMP6, messa
 
 REPLY_TIMEOUT = 5.0
 """Seconds that one echo is waited for."""
+FIRST = 3.0
+"""Seconds until the first echo. A Linux NAT forgets a mapping after 30 s, which is what brokers ask for as an interval,
+unless it has carried packets both ways for more than two: then after 120."""
 LOSSES = 3
 """Consecutive echoes without reply after which the tunnel counts as dead."""
 SHORTEST_INTERVAL = 1
@@ -30,8 +33,8 @@ class KeepaliveClock:
     """When to ask the broker for a sign of life, and whether it is given up.
 
     Times are monotonic seconds. Call `expired` when `deadline` has come, and show every packet from the broker to
-    `heard`. The first echo leaves one interval after `now`. After a loss the next leaves at once, so that a dead tunnel
-    is noticed one interval and 15 seconds after its last sign of life.
+    `heard`. The first echo leaves soon after `now`, the others about an interval after a reply. After a loss the next
+    leaves at once, so that a dead tunnel is noticed one interval and 15 seconds after its last sign of life.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class KeepaliveClock:
         self._sequence = 0
         self._awaited: bytes | None = None  # the body that the reply to the outstanding echo has, after its checksum
         self._losses = 0
-        self.deadline: float | None = now + self._interval
+        self.deadline: float | None = now + min(FIRST, self._interval)
         """When `expired` is due; None: never again."""
 
     def expired(self, now: float) -> bytes | None:

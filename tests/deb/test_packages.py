@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.capabilities import need_program
 from support.debian_root import DebianRoot, build, run
 from support.netns import BROKER_OUTER, HOST, Internet, Lab, Namespace, internet, wait_until
 from support.traffic import ping
@@ -51,6 +53,12 @@ def test_a_second_build_gives_the_same_octets(
 def test_lintian_has_nothing_to_say(packages: dict[str, Path]) -> None:
     changes = next(packages["ddtb6"].parent.glob("*.changes"))
     assert run("lintian", "--allow-root", "--fail-on", "error,warning", changes) == ""
+
+
+def test_the_unit_is_sound_and_little_exposed() -> None:
+    """At most 2.0 of the 10 that systemd gives to a service without any hardening."""
+    program = need_program("deb", "systemd-analyze")
+    assert run(program, "security", "--offline=true", "--threshold=20", UNIT)
 
 
 # --- installed ----------------------------------------------------------------------------------------------------
@@ -129,6 +137,18 @@ def test_what_an_administrator_finds(installed: Installed) -> None:
     assert inside("dpkg", "--verify", "ddtb6") == ""
     assert installed.tool("check")
     assert json.loads(installed.tool("status", "--json"))["data_plane"] == "tun"
+
+
+def test_debians_versions_of_everything_pass_the_tests(root: DebianRoot, packages: dict[str, Path]) -> None:
+    """The fast ones; without those about the source tree, which take git and make."""
+    root.install(packages["ddtb6"])
+    root.apt("install", "--no-install-recommends", "python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
+    root.bring(packages["ddtb6"].parents[1], "/srv/ddtb6")
+    chosen = ("-n2", "-m", "not slow", "tests/unit", "tests/property", "--ignore=tests/unit/test_tree.py")
+    said = root.run("env", "-C", "/srv/ddtb6", "pytest-3", "-p", "no:cacheprovider", *chosen)
+    assert re.search(r"\b[0-9]{4,} passed", said.replace(",", "")) or "100%" in said, said
+    root.apt("purge", "--autoremove", "python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
+    root.take_away("/srv/ddtb6")
 
 
 def test_a_client_comes_and_an_upgrade_does_not_disturb_it(

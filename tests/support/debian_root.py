@@ -115,6 +115,13 @@ class DebianRoot:
             for name in names:
                 (self.path / name[1:]).unlink()
 
+    def bring(self, directory: Path, where: str) -> None:
+        """A copy of a directory of ours."""
+        shutil.copytree(directory, self.path / where[1:], symlinks=True)
+
+    def take_away(self, where: str) -> None:
+        shutil.rmtree(self.path / where[1:])
+
     def files(self) -> set[str]:
         """Every path in it, but what apt and dpkg write down of their own work."""
         found = self.run("find", "/", "-xdev", *_but(_OF_APT), "-print")

@@ -278,7 +278,7 @@ class ProgramTests(TestCase):
 
     def test_three_losses_lead_to_a_new_log_in_at_once_from_a_new_port_with_the_same_device(self) -> None:
         first = self.start_up()
-        self.network.run_for(44)
+        self.network.run_for(17)
         assert [len(first.packets), self.names()[-1]] == [3, "up"]
         self.network.run_for(2)
         assert self.names() == ["asking", "up", "lost", "asking", "up"]

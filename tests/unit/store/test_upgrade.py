@@ -33,9 +33,13 @@ def shape(path: Path) -> object:
     with closing(sqlite3.connect(path)) as connection:
         names = connection.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_auto%'").fetchall()
         return {
-            (kind, name): connection.execute(
-                f"SELECT * FROM pragma_{'table' if kind == 'table' else 'index'}_info(?)", (name,)
-            ).fetchall()
+            # sqlite-utils before 3.31 writes FLOAT for REAL, which is the same.
+            (kind, name): [
+                tuple("REAL" if each == "FLOAT" else each for each in row)
+                for row in connection.execute(
+                    f"SELECT * FROM pragma_{'table' if kind == 'table' else 'index'}_info(?)", (name,)
+                )
+            ]
             for kind, name in names
         }
 

@@ -10,6 +10,7 @@ from ipaddress import IPv6Address, IPv6Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.texts import CHARACTERS
 
 from ddtb6.addressing.endpoint import Carrier, Encapsulation
 from ddtb6.sasl.credentials import DigestProof
@@ -495,8 +496,8 @@ def test_mutated_sessions_end_in_documented_effects(data: st.DataObject) -> None
 
 
 @given(
-    st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
-    st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"])),
+    st.text(CHARACTERS, min_size=1),
+    st.text(CHARACTERS),
 )
 def test_every_name_and_password_proves_itself(user: str, password: str) -> None:
     role = negotiation(replace(ALICE, user=user, password=password))
