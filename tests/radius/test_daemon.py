@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -274,7 +275,9 @@ def test_aaa_down_for_the_whole_session(alone: World) -> None:
     assert carries(wire, offer)
     octets = alone.session("alice")["counters"]["octets_in"]
     alone.kill_session("alice")
+    ended = time.time()
     wait_until(lambda: "records are kept" in broker.log(), "the line about it")
+    wait_until(lambda: time.time() > ended + 2, "a delay that whole seconds can tell")
     accounting = broker.ask("status")["aaa"]["accounting"]
     assert accounting["delivered"] == 0
     isp.start()
