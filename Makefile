@@ -20,7 +20,8 @@ RUN_PACKAGES := nft=nftables
 DEMO_PACKAGES := $(RUN_PACKAGES) ip=iproute2 nsenter=util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl \
   freeradius=freeradius radclient=freeradius-utils \
-  mmdebstrap=mmdebstrap lintian=lintian dpkg-buildpackage=dpkg-dev setpriv=util-linux
+  mmdebstrap=mmdebstrap lintian=lintian dpkg-buildpackage=dpkg-dev setpriv=util-linux \
+  netplan=netplan.io radvd=radvd systemd-analyze=systemd
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod gcc=build-essential \
   make=build-essential sparse=sparse ip=iproute2 nsenter=util-linux ethtool=ethtool
 VM_KERNEL ?= cloud

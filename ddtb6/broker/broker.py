@@ -372,6 +372,10 @@ class Broker:
         """The live session of an owner."""
         return self._tunnels.of_owner(owner)
 
+    def session_carrying(self, inner: IPv6Address) -> ports.Session | None:
+        """The live session whose tunnel an inner address belongs to."""
+        return self._tunnels.carrying(inner)
+
     def live_sessions(self) -> Iterator[ports.Session]:
         """Sessions whose tunnels stand, oldest first."""
         return self._tunnels.sessions()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Live tunnels, found by id, by the name the AAA knows, by owner, by outer endpoint and counted by source.
+"""Live tunnels, found by id, by the name the AAA knows, by owner, by outer endpoint, by the inner addresses they carry,
+and counted by source.
 
 Invariant: one tunnel for an owner, one for an outer endpoint; `add` is told who must go first.
 Not here: the negotiations that are under way (each transport keeps its own).
@@ -7,7 +8,9 @@ Not here: the negotiations that are under way (each transport keeps its own).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker.ports import Session
@@ -49,6 +52,10 @@ class Registry:
         self._by_owner: dict[str, Live] = {}
         self._by_remote: dict[Endpoint, Live] = {}
         self._per_source: dict[str, int] = {}
+        self._by_inner: dict[tuple[int, int], Live] = {}
+        """First address as a number, and length, of each address, prefix and route."""
+        self._lengths: Counter[int] = Counter()
+        """How many there are of each length."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -81,6 +88,15 @@ class Registry:
     def at(self, remote: Endpoint) -> Live | None:
         return self._by_remote.get(remote)
 
+    def carrying(self, inner: IPv6Address) -> Live | None:
+        """The tunnel that an inner address belongs to: its own, one of its prefix, or of its routes; longest first."""
+        number = int(inner)
+        for length in sorted(self._lengths, reverse=True):
+            live = self._by_inner.get((number >> (128 - length) << (128 - length), length))
+            if live is not None:
+                return live
+        return None
+
     def from_source(self, remote: Endpoint) -> int:
         """How many tunnels stand from the source of `remote`."""
         return self._per_source.get(source_of(remote), 0)
@@ -97,6 +113,10 @@ class Registry:
         self._by_remote[session.spec.remote] = live
         source = source_of(session.spec.remote)
         self._per_source[source] = self._per_source.get(source, 0) + 1
+        for key in _inner(session):
+            if key not in self._by_inner:  # An AAA may name a route twice; the first has it, as in the data plane.
+                self._by_inner[key] = live
+                self._lengths[key[1]] += 1
 
     def remove(self, live: Live) -> None:
         """Removing what is not there is a bug: look with `in` first."""
@@ -107,3 +127,18 @@ class Registry:
         self._per_source[source] -= 1
         if not self._per_source[source]:
             del self._per_source[source]
+        for key in _inner(session):
+            if self._by_inner.get(key) is live:
+                del self._by_inner[key]
+                self._lengths[key[1]] -= 1
+                if not self._lengths[key[1]]:
+                    del self._lengths[key[1]]
+
+
+def _inner(session: Session) -> Iterator[tuple[int, int]]:
+    spec = session.spec
+    yield int(spec.address), 128
+    if spec.prefix is not None:
+        yield int(spec.prefix.network_address), spec.prefix.prefixlen
+    for route in spec.routes:
+        yield int(route.network_address), route.prefixlen

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, planes, ports
@@ -68,6 +69,11 @@ class Tunnels:
     def of_owner(self, owner: str) -> ports.Session | None:
         """The session of the owner's live tunnel."""
         live = self._live.of_owner(owner)
+        return live.session if live else None
+
+    def carrying(self, inner: IPv6Address) -> ports.Session | None:
+        """The live session whose tunnel carries an inner address."""
+        live = self._live.carrying(inner)
         return live.session if live else None
 
     def named(self, name: int) -> ports.Session | None:

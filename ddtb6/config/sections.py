@@ -326,6 +326,15 @@ class WebConfig:
     """Twisted endpoint string of the pages and the API; empty: none. Beyond this machine use TLS: a proxy in front, or
     `ssl:port=8653:privateKey=FILE:certKey=FILE` (PEM files; needs pyOpenSSL). Whoever may manage the
     broker there is made by `ddtb6 admin add NAME`."""
+    broker: str = field(
+        default="",
+        metadata=_matching(
+            r"|[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?(:[0-9]{1,5})?",
+            'is not a name or IPv4 address, such as "broker.example.net"',
+        ),
+    )
+    """Name or IPv4 address by which clients reach the broker, `:PORT` behind it where that is not 3653; for the client
+    set-ups on owners' pages. Empty: where an owner's last log-in came to."""
     trusted_proxies: tuple[str, ...] = field(default=(), metadata={"check": _networks})
     """Addresses or networks of proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host are believed. They
     must set or remove all three. What comes by a unix socket is believed, too."""

@@ -82,12 +82,17 @@ def endpoint(
     needed: Mapping[str, Argument] | None = None,
     optional: Mapping[str, Argument] | None = None,
 ) -> Route:
-    """A row of `V1` for what is no verb: ``function(visitor, **arguments)``, awaitable or not, with a return type."""
+    """A row of `V1` for what is no verb, awaitable or not, with a return type: ``function(visitor, **arguments)``.
+
+    With ``request`` before ``visitor`` where it has a parameter of that name.
+    """
+    whole = "request" in inspect.signature(function).parameters
     verb = Verb(lambda _: function, needed or {}, optional or {})
     name = f"{method.lower()}{re.sub('[^a-z]+', '.', path)}".rstrip(".")
 
     async def answer(request: Request, visitor: Visitor) -> Answer:
-        return await _answer(request, name, verb, lambda checked: function(visitor, **checked))
+        first = (request, visitor) if whole else (visitor,)
+        return await _answer(request, name, verb, lambda checked: function(*first, **checked))
 
     return Route(method, V1 + path, role, answer, operation=Operation(name, function, verb.needed, verb.optional))
 
@@ -114,8 +119,11 @@ def _of_verb(control: Control, method: str, path: str, name: str, role: Role) ->
 
 def actor(request: Request, visitor: Visitor) -> Actor:
     """Who calls a verb by this request."""
-    kind, name = ("token", visitor.token) if visitor.token else (visitor.role.value, visitor.name)
+    kind, name = ("token", visitor.token) if visitor.token else (_ACTORS[visitor.role], visitor.name)
     return Actor(f"{kind}:{name}", request.source, visitor.session)
+
+
+_ACTORS: Mapping[Role, str] = {Role.NOBODY: "nobody", Role.OWNER: "user", Role.ADMINISTRATOR: "administrator"}
 
 
 async def _answer(request: Request, name: str, verb: Verb, run: Callable[[dict[str, Any]], Any]) -> Answer:

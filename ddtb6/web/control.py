@@ -108,6 +108,10 @@ class Control:
         """Write down that somebody may change things from now on. Raises ControlError."""
         await self._note("login", {}, actor, "")
 
+    async def note_refused(self, verb: str, subject: Mapping[str, Any], actor: Actor, why: str) -> None:
+        """Write down that a change was not let through to its verb. Raises ControlError."""
+        await self._note(verb, subject, actor, why)
+
     async def _note(self, verb: str, checked: Mapping[str, Any], actor: Actor, failed: str) -> None:
         subject = {name: plain(value) for name, value in checked.items() if name not in SECRETS}
         try:

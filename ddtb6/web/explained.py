@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why sessions ended and packets were refused, in words for people; each says what to do where there is something.
+"""Why sessions ended, log-ins and packets were refused, in words for people; each says what to do where there is
+something. docs/clients.md has the same words on status codes.
 
 Not here: lines of the log (`logbook`), which are for operators.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ddtb6.broker import events
 from ddtb6.tunnel.reasons import EndReason, Refusal
 
 ENDED: Mapping[EndReason, str] = {
@@ -36,6 +38,17 @@ REFUSED: Mapping[Refusal, str] = {
     Refusal.LOOP: "Would have come back to the broker.",
     Refusal.NOT_SENT: "The network of the broker would not take it at that moment.",
 }
+STATUS: Mapping[str, str] = {
+    "300": "Wrong name, password or mechanism, or the account is disabled.",
+    "301": "A pool of the broker is full, or too many tunnels come from one address.",
+    "303": "The log-in went over TCP or IPv6, or protocol 41 was asked for: use UDP over IPv4, with v6udpv4.",
+    "507": "The broker has no prefixes of the length that was asked for: ask for another length.",
+    "518": "The broker has no prefixes of the length that was asked for: ask for another length.",
+    "520": "A prefix was asked for without its length: give one, such as 56.",
+    "522": "Prefixes are for accounts only: log in with one.",
+    "530": "Try later: too many log-ins at once, or the broker's RADIUS servers do not answer.",
+}
+"""What the status codes mean that a client meets, and what to do."""
 
 
 def ended(reason: EndReason | None) -> str:
@@ -46,3 +59,15 @@ def ended(reason: EndReason | None) -> str:
 def refused(reason: Refusal) -> str:
     """Why packets were refused."""
     return REFUSED[reason]
+
+
+def meaning(event: events.Event) -> str:
+    """What an event means for the owner that it concerns, and what to do; empty where it speaks for itself."""
+    match event:
+        case events.LoginRefused():
+            return STATUS.get(str(event.code), "")
+        case events.RequestRefused():
+            return STATUS.get(event.status[:3], "")
+        case events.SessionEnded():
+            return ENDED[event.ending.reason]
+    return ""

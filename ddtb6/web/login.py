@@ -112,7 +112,7 @@ class Login:
         form = request.form()
         role = Role.ADMINISTRATOR if form.get("role") == "administrator" else Role.OWNER
         name, password, wanted = form.get("name", ""), form.get("password", ""), form.get("next", "")
-        owner = await self._judge(request, role, name, password)
+        owner = await self.judge(request.source, role, name, password)
         if owner is None:
             return self._form(request, visitor, role, wanted, name[:NAME_LIMIT], WRONG)
         if role is Role.ADMINISTRATOR:
@@ -120,11 +120,14 @@ class Login:
         cookie = self._visitors.open(role, name, owner, request)
         return see_other(wanted if is_local(wanted) else HOME[role], cookie)
 
-    async def _judge(self, request: Request, role: Role, name: str, password: str) -> str | None:
-        """The owner that is logged in as, empty for an administrator; None: not let in."""
+    async def judge(self, source: str, role: Role, name: str, password: str) -> str | None:
+        """The owner that a name and password belong to, empty for an administrator; None: not let in.
+
+        `source` is the numeric address that they come from, whose attempts are limited.
+        """
         if not 0 < len(name) <= NAME_LIMIT or not 0 < len(password) <= PASSWORD_LIMIT or "\0" in name + password:
             return None
-        now, remote = self._now(), Endpoint(request.source, 0)
+        now, remote = self._now(), Endpoint(source, 0)
         of_source = self._sources.take(source_of(remote), now)
         if not of_source or not self._names.take(f"{role.value} {name}", now) or self._under_way >= AT_ONCE:
             return None

@@ -20,6 +20,7 @@ from ddtb6.broker import events
 from ddtb6.broker.ports import Clock
 from ddtb6.logbook import words
 from ddtb6.tunnel.spec import TunnelId
+from ddtb6.web.explained import meaning
 
 OF_ACCOUNTS = 4000
 OF_STRANGERS = 1000
@@ -42,6 +43,8 @@ class Happening:
     session: TunnelId | None
     text: str
     """What happened and why, in one sentence."""
+    meaning: str = ""
+    """What it means for the owner and what to do, where there is something."""
 
 
 class Recent:
@@ -99,4 +102,6 @@ def _happening(number: int, at: float, event: events.Event) -> Happening:
             session, remote = event.session.id, event.session.spec.remote
         case events.NewcomerRefused() | events.LoginRefused() | events.RequestRefused():
             remote = event.link.remote
-    return Happening(number, at, _KINDS.get(type(event), "other"), _owner(event), remote, session, words(event))
+    return Happening(
+        number, at, _KINDS.get(type(event), "other"), _owner(event), remote, session, words(event), meaning(event)
+    )

@@ -45,6 +45,8 @@ class Route:
     handler: Handler
     menu: str = ""
     """What the navigation calls it; empty: it is not in there."""
+    through: bool = False
+    """Whoever asks through a tunnel may, too; the handler shows them that tunnel."""
     operation: Operation | None = None
     """What the description of the API says of it; None: it is not in there."""
 
@@ -53,7 +55,7 @@ class Route:
         return tuple(self.path[1:].split("/"))
 
     def admits(self, visitor: Visitor) -> bool:
-        return self.role in (Role.NOBODY, visitor.role)
+        return self.role in (Role.NOBODY, visitor.role) or (self.through and visitor.through is not None)
 
 
 class Desk:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -23,12 +23,14 @@ from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Authenticator, Clock
 from ddtb6.broker.views import Overview
 from ddtb6.config import Config
+from ddtb6.tunnel.spec import TunnelId
 from ddtb6.web import api, control_site, status
 from ddtb6.web.control import Control
 from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, json_answer, text
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
 from ddtb6.web.login import Login
 from ddtb6.web.manage import Manage
+from ddtb6.web.owner import Owner
 from ddtb6.web.pages import STATIC, static_file
 from ddtb6.web.recent import Recent
 from ddtb6.web.routes import Desk, Route
@@ -83,7 +85,7 @@ class Web:
         config, store = daemon.config, daemon.store
         self._daemon = daemon
         self._ports: list[Any] = []
-        self._visitors = Visitors(daemon.clock, secrets.token_bytes, self._find_token)
+        self._visitors = Visitors(daemon.clock, secrets.token_bytes, self._find_token, self._find_tunnel)
         self._recent = Recent(daemon.clock)
         daemon.bus.subscribe(self._recent.note)
         self._control = Control(
@@ -120,12 +122,22 @@ class Web:
             return None
         return Visitor(Role.OWNER, token.user, f"user:{token.user}", token=token.name)
 
+    def _find_tunnel(self, source: str) -> TunnelId | None:
+        """The live tunnel that a numeric address belongs to."""
+        try:
+            address = IPv6Address(source)
+        except ValueError:
+            return None
+        session = None if address.scope_id else self._daemon.broker.session_carrying(address)
+        return session.id if session is not None else None
+
     def routes(self) -> list[Route]:
         """The table."""
         table = [
             *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
             *status.routes(self._daemon.overview),
             *self._login.routes(),
+            *Owner(self._control, self._daemon.store.find_account, self._daemon.config, self._login).routes(),
             *Manage(self._control, self._daemon.config.pools).routes(),
             *api.routes(self._control),
         ]

@@ -25,7 +25,7 @@ TEXT_LIMIT = 300
 """Characters of any text."""
 LIMIT = 1000
 """Rows of any list."""
-SECRETS = frozenset({"password"})
+SECRETS = frozenset({"password", "old_password"})
 """Arguments that are never written down."""
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who asks: nobody in particular, the owner of a tunnel, an administrator; by cookie or by token.
+"""Who asks: nobody in particular, the owner of a tunnel, an administrator; by cookie or by token; and through which
+tunnel.
 
 A session of a browser is kept here, in memory, under the hash of a random id that only the cookie has; a restart ends
 all of them. A change needs the session's CSRF token besides the cookie; a visitor without a session gets one for the
 log-in form that is bound to a cookie of its own, so that a stranger costs no memory (signed double submit).
 Invariants: the number of sessions, over all and of one name, and their life are bounded; ids and tokens are compared
 without telling how far they agree; nothing here is logged.
+Who asks through a tunnel is known by the source of the connection alone: answers go back into that tunnel, so nobody
+else can hold a conversation from there. It gives no role.
 Not here: passwords (`login`), what a role may do (`routes`).
 """
 
@@ -15,11 +18,12 @@ import enum
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 
 from ddtb6.broker.ports import Clock
+from ddtb6.tunnel.spec import TunnelId
 from ddtb6.web.exchange import Request
 
 LIFE = 12 * 3600.0
@@ -81,6 +85,10 @@ class Visitor:
     session: Session | None = field(default=None, repr=False)
     token: str = ""
     """Name of the API token; empty: it came by cookie."""
+    source: str = ""
+    """Numeric address that they ask from, as trusted proxies tell it."""
+    through: TunnelId | None = None
+    """The live tunnel that they ask through, whoever they are; None: through none."""
 
     def tell(self, notice: str) -> None:
         """Show a sentence on the next page."""
@@ -99,11 +107,15 @@ class Visitors:
         clock: Clock,
         random: Callable[[int], bytes],
         find_token: Callable[[str], Visitor | None] = lambda token: None,
+        find_tunnel: Callable[[str], TunnelId | None] = lambda source: None,
     ) -> None:
-        """`random` gives that many unpredictable octets; `find_token` who has a bearer token."""
+        """`random` gives that many unpredictable octets; `find_token` who has a bearer token; `find_tunnel` the live
+        tunnel that a numeric address belongs to.
+        """
         self._now = clock.monotonic
         self._random = random
         self._find_token = find_token
+        self._find_tunnel = find_tunnel
         self._form_key = random(32)
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._ended: OrderedDict[tuple[Role, str], int] = OrderedDict()
@@ -115,6 +127,9 @@ class Visitors:
 
     def identify(self, request: Request) -> Visitor:
         """Who makes `request`. A token goes before a cookie; one that is wrong makes them nobody."""
+        return replace(self._named(request), source=request.source, through=self._find_tunnel(request.source))
+
+    def _named(self, request: Request) -> Visitor:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             token = token.strip()

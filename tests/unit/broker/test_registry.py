@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,3 +85,35 @@ def test_sources_are_counted(calls: list[tuple[int, int, bool]]) -> None:
     assert registry.from_source(Endpoint("2001:db8::9", 1)) == len(there) - of_4
     assert [each.session.id for each in registry] == list(there)
     assert len(registry) == len(there)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=30), st.integers(0, 7), st.integers(0, 3))
+def test_found_by_what_its_tunnel_carries(calls: list[tuple[int, bool]], number: int, kind: int) -> None:
+    registry, there = Registry(), {}
+    for each, add in calls:
+        if add and each not in there:
+            made = live(each)
+            route = IPv6Network(f"2001:db8:f{each}::/48")
+            made.session = replace(made.session, spec=replace(made.session.spec, routes=(route,)))
+            registry.add(made)
+            there[each] = made
+        elif not add and each in there:
+            registry.remove(there.pop(each))
+    known = spec(number)
+    assert known.prefix is not None
+    inner = (known.address, known.prefix[0], known.prefix[-1], IPv6Address(f"2001:db8:f{number}:1::1"))[kind]
+    assert registry.carrying(inner) is there.get(number)
+    assert registry.carrying(IPv6Address("2001:db9::1")) is None
+
+
+def test_a_route_that_two_have_stays_with_the_first() -> None:
+    registry, route = Registry(), IPv6Network("2001:db8:ff::/48")
+    first, second = live(1), live(2)
+    for each in (first, second):
+        each.session = replace(each.session, spec=replace(each.session.spec, routes=(route,)))
+        registry.add(each)
+    assert registry.carrying(route[5]) is first
+    registry.remove(second)
+    assert registry.carrying(route[5]) is first
+    registry.remove(first)
+    assert registry.carrying(route[5]) is None

@@ -66,6 +66,32 @@ class Permissions(WebCase):
             Desk(rows, Visitors(self.world.clock, bytes))
 
 
+class ThroughATunnel(WebCase):
+    """The same for nobody in particular who asks through a tunnel, and for an administrator who does."""
+
+    trusted_proxies = ("192.168.1.1",)
+
+    def test_every_row(self) -> None:
+        address = str(self.tunnel("alice").spec.address)
+        for role in Role:
+            for route in self.routes():
+                browser = self.browser(role)
+                self.world.clock.advance(60)
+                browser.headers["X-Forwarded-For"] = address
+                headers = {} if route.method == "GET" else {"X-CSRF-Token": browser.get("/login").csrf}
+                fetch = browser.ask(route.method, example(route), headers=headers)
+                assert fetch.got is not None or route.role is Role.NOBODY, route.path
+                status = 200 if fetch.got is None else fetch.got.status
+                place = "" if fetch.got is None else fetch.got.headers.get("location", "")
+                fetch.hang_up()
+                may = route.through or route.role in (Role.NOBODY, role)
+                turned_away = status in (401, 403) or "/login" in place
+                assert turned_away is not may, f"{route.method} {route.path} as {role}: {status}"
+
+    def test_there_is_one_row_more_and_it_reads(self) -> None:
+        assert [(each.method, each.path) for each in self.routes() if each.through] == [("GET", "/tunnel")]
+
+
 class Forgery(WebCase):
     def test_every_change_needs_the_token_of_its_session(self) -> None:
         for role in Role:
