@@ -32,6 +32,7 @@ from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
 from ddtb6.broker.planes import DataPlaneError
 from ddtb6.broker.ports import Authenticator, StoreError
+from ddtb6.broker.recording import Recording
 from ddtb6.broker.views import Overview
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config, ConfigError
@@ -139,6 +140,10 @@ class BrokerService(Service):
         bus = Bus(lambda event, fault: self.log.failure("a listener failed on {event}", Failure(fault), event=event))
         bus.subscribe(Logbook(clock).write)
         broker = Broker(policy, gate, clock, authenticator, store, plane, _nonce, bus)
+        recording = Recording(clock, store, broker.activity, outlives=plane.outlives)
+        await recording.start()
+        broker.measure(recording)
+        self._stopping.append(recording.stop)
         deliverer = aaa.deliverer(store) if aaa else None
         if deliverer is not None:
             self._stopping.append(lambda: deliverer.stop(staying=broker.activity().sessions))
@@ -175,13 +180,13 @@ class BrokerService(Service):
                 aaa=aaa.view() if aaa else None,
             )
 
-        web = Web(Daemon(config, reactor, clock, store, broker, bus, overview, authenticator, management))
+        web = Web(Daemon(config, reactor, clock, store, broker, bus, overview, recording, authenticator, management))
         self._stopping.append(web.stop)
         try:
             await web.start()
         except (CannotListenError, OSError) as error:
             raise Fatal(f"cannot serve the pages or the control socket: {error}; see `ddtb6 doctor`") from None
-        self._every_second(broker.tick, udp.tick)
+        self._every_second(udp.tick, broker.tick, recording.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
         self.log.info("{firewall}", firewall=firewall())
         gc.freeze()  # What was imported stays for good.
@@ -296,8 +301,8 @@ class BrokerService(Service):
         self._stopping.append(backend.remove)
         return _remembered(backend.status, self._clock, FIREWALL_STATUS_AGE)
 
-    def _every_second(self, work: Callable[[], Coroutine[Any, Any, None]], rest: Callable[[], None]) -> None:
-        """One round after the other, never two at once."""
+    def _every_second(self, rest: Callable[[], None], *work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """One round after the other, never two at once; what fails keeps nothing else from its turn."""
 
         waiting: list[Any] = []
 
@@ -307,12 +312,12 @@ class BrokerService(Service):
 
         async def round_() -> None:
             waiting.clear()
-            try:
-                notify.alive()
-                rest()
-                await work()
-            except Exception:
-                self.log.failure("the round of every second failed; the next one goes on")
+            notify.alive()
+            for each in (rest, *work):
+                try:
+                    await maybeDeferred(_as_deferred(each))
+                except Exception:
+                    self.log.failure("the round of every second failed; the next one goes on")
             if self.running:
                 waiting.append(self._reactor.callLater(1.0, lambda: Deferred.fromCoroutine(round_())))
 

@@ -18,6 +18,7 @@ from ddtb6.addressing.endpoint import Encapsulation, Link, resolve, source_of, t
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker import events, lease, planes, ports
 from ddtb6.broker.admission import Admission, Gate
+from ddtb6.broker.history import Meter
 from ddtb6.broker.search import SessionQuery
 from ddtb6.broker.tally import Tally
 from ddtb6.broker.tunnels import Tunnels
@@ -328,6 +329,10 @@ class Broker:
         return session
 
     # --- life and management --------------------------------------------------------------------------------------
+
+    def measure(self, meter: Meter) -> None:
+        """Have `meter` told what tunnels carry; before the start."""
+        self._tunnels.meter = meter
 
     async def start(self) -> None:
         """Start the data plane and make true again what the store says should be. Raises DataPlaneError, StoreError."""

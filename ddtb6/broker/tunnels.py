@@ -19,6 +19,7 @@ from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, planes, ports
+from ddtb6.broker.history import Meter
 from ddtb6.broker.registry import Live, Registry
 from ddtb6.broker.search import SessionQuery, find
 from ddtb6.broker.views import Reconciliation, SessionPage, SessionView
@@ -61,6 +62,7 @@ class Tunnels:
         self._trouble: str | None = None
         self.reconciled: Reconciliation | None = None
         """What the last reconciliation did."""
+        self.meter: Meter | None = None
         plane.subscribe(self._plane_lost)
 
     def __len__(self) -> int:
@@ -186,7 +188,9 @@ class Tunnels:
         except planes.DataPlaneError as error:
             final = None
             self._trouble = f"tunnel {session.id} of {session.owner} could not be taken down: {error}"
-        ending = ports.Ending(session.id, reason, live.counted if final is None else live.before + final)
+        if final is not None:
+            self._counted(live, live.before + final)
+        ending = ports.Ending(session.id, reason, live.counted)
         self._endings.append(ending)
         self._bus.publish(events.SessionEnded(session, ending, by))
 
@@ -270,6 +274,8 @@ class Tunnels:
             self._watch_interim(live)
         await self._reconcile(there, closed=len(sessions) - len(newest))
         await self._write_endings()
+        if self._plane.outlives:
+            await self._checkpoint()  # What was carried meanwhile belongs to the time before.
 
     async def _final(self, session: ports.Session, there: dict[TunnelId, Observed]) -> Counters:
         """All that a session has carried that ended unnoticed; its tunnel goes down."""
@@ -361,6 +367,8 @@ class Tunnels:
 
     async def _checkpoint(self) -> None:
         carried = self._count(filter(self._has_moved, await self._plane.dump()))
+        if self.meter is not None:
+            self.meter.settled()
         if carried:
             await self._store.checkpoint(carried)
 
@@ -385,7 +393,13 @@ class Tunnels:
         for each in observed:
             live = self._live.get(each.spec.id)
             if live is not None:
-                live.counted = carried[each.spec.id] = live.before + each.counters
+                carried[each.spec.id] = self._counted(live, live.before + each.counters)
+        return carried
+
+    def _counted(self, live: Live, carried: Counters) -> Counters:
+        if self.meter is not None:
+            self.meter.moved(live.session, live.counted, carried)
+        live.counted = carried
         return carried
 
     # --- views ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ A new file gets all of them under a temporary name and appears complete or not a
 
 Invariant: WAL with synchronous=FULL on the connection that writes: what was committed survives a loss of power.
 Not here: statements that read and write (`allocator`, `leases`, `sessions`, `journal`, `accounts`,
-`management`).
+`management`, `past`).
 """
 
 from __future__ import annotations
@@ -267,7 +267,35 @@ def _before(db: Database) -> None:
     db.execute("ALTER TABLE session ADD COLUMN counted_before TEXT")
 
 
-STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal, _management, _before)
+def _past(db: Database) -> None:
+    db.execute("""
+        CREATE TABLE past (
+            step INTEGER NOT NULL, -- length of the span, seconds
+            until REAL NOT NULL, -- epoch seconds up to which was counted when this was written
+            at INTEGER NOT NULL, -- epoch seconds, begin of the span
+            known REAL NOT NULL, -- seconds of it that the rest tells of
+            octets_in REAL NOT NULL,
+            octets_out REAL NOT NULL,
+            packets_in REAL NOT NULL,
+            packets_out REAL NOT NULL,
+            logins REAL NOT NULL,
+            refusals REAL NOT NULL,
+            sessions REAL NOT NULL, -- seconds that tunnels stood, all together
+            PRIMARY KEY (step, at)
+        ) WITHOUT ROWID
+    """)
+    # A rowid table, so that a row with its ring is on one page.
+    db.execute("""
+        CREATE TABLE tunnel_past (
+            owner TEXT NOT NULL UNIQUE,
+            written REAL NOT NULL, -- epoch seconds
+            ring BLOB NOT NULL -- see broker.ring
+        )
+    """)
+    db.execute("CREATE INDEX tunnel_past_written ON tunnel_past (written)")
+
+
+STEPS: tuple[Callable[[Database], None], ...] = (_first, _terms_and_journal, _management, _before, _past)
 
 
 # --- making and upgrading -----------------------------------------------------------------------------------------

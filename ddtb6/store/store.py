@@ -5,7 +5,7 @@ Everything but `find_account` goes through the writer, reads too: they see what 
 are cut into slices, so that log-ins get in between.
 Invariants: SQLite is the truth, nothing is cached; times are epoch seconds read when a method is called.
 Not here: how batches are committed (`writer`), who gets what (`allocator`), statements (`leases`, `sessions`,
-`journal`, `accounts`), the file (`database`).
+`journal`, `accounts`, `management`, `past`), the file (`database`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddtb6.addressing.pool import Pool
+from ddtb6.broker.history import WEEK, Cell, Recorded, Span
 from ddtb6.broker.journal import Record, RecordKind
 from ddtb6.broker.management import Administrator, AuditEntry, Token
 from ddtb6.broker.ports import (
@@ -32,7 +33,7 @@ from ddtb6.broker.ports import (
     StoreError,
     Terms,
 )
-from ddtb6.store import accounts, journal, leases, management, sessions
+from ddtb6.store import accounts, journal, leases, management, past, sessions
 from ddtb6.store.allocator import Allocator
 from ddtb6.store.database import explained, open_reader, open_writer
 from ddtb6.store.writer import InThread, Writer
@@ -44,6 +45,8 @@ AUDIT_LIMIT = 200_000
 """Entries of the audit log that are kept at most, however young; some 40 MB."""
 SLICE = 500
 """Rows that one operation of a large job reads or writes; a few milliseconds."""
+RINGS = 100
+"""The same of rows that are a page each, and are unpacked and packed."""
 
 
 def open_store(
@@ -76,7 +79,7 @@ def open_store(
 
 
 class Store:
-    """Implements the stores of `ports`, `management.ManagementStore` and `journal.Journal`. Made by `open_store`."""
+    """Implements the stores of `ports`, `management`, `history` and `journal`. Made by `open_store`."""
 
     def __init__(
         self,
@@ -199,6 +202,7 @@ class Store:
         await self._in_slices(lambda connection: leases.forget_owners(connection, rested, SLICE))
         await self._in_slices(partial(management.prune_audit, before=before, most=SLICE))
         await self._in_slices(partial(management.trim_audit, keep=AUDIT_LIMIT, most=SLICE))
+        await self._in_slices(partial(past.trim_rings, before=now - WEEK, most=SLICE))
         ended = await self._in_slices(partial(sessions.prune, before=before, most=SLICE))
         return ended + await self._in_slices(partial(leases.prune, before=before, most=SLICE))
 
@@ -263,6 +267,7 @@ class Store:
         def delete(connection: sqlite3.Connection) -> None:
             accounts.delete(connection, name)
             management.delete_tokens_of(connection, name)
+            past.delete_ring(connection, f"user:{name}")
             leases.release(connection, f"user:{name}", now)
 
         await self._writer.submit(delete)
@@ -320,3 +325,20 @@ class Store:
 
     async def audit(self, before: int | None = None, limit: int = 100) -> Sequence[AuditEntry]:
         return await self._writer.submit(partial(management.audit, before=before, most=limit))
+
+    # --- the past ---
+
+    async def past(self) -> Recorded:
+        return await self._writer.submit(past.recorded)
+
+    async def write_past(self, spans: Mapping[int, Sequence[Span]], until: float, before: Mapping[int, int]) -> None:
+        await self._writer.submit(partial(past.write, spans=spans, until=until, before=before))
+
+    async def ring(self, owner: str) -> bytes | None:
+        return await self._writer.submit(partial(past.ring_of, owner=owner))
+
+    async def add_cells(self, cells: Mapping[str, Sequence[Cell]]) -> None:
+        now = self._clock.epoch()
+        every = list(cells.items())
+        for start in range(0, len(every), RINGS):
+            await self._writer.submit(partial(past.add_cells, cells=dict(every[start : start + RINGS]), now=now))

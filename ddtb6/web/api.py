@@ -32,6 +32,7 @@ DOCUMENT = "/api/openapi.json"
 WITH_BODY = ("POST", "PUT")
 ROWS: Sequence[tuple[str, str, str, Role]] = (
     ("GET", "/overview", "overview", Role.NOBODY),
+    ("GET", "/history", "history", Role.NOBODY),
     ("GET", "/sessions", "session.list", Role.ADMINISTRATOR),
     ("GET", "/sessions/{id}", "session.show", Role.ADMINISTRATOR),
     ("DELETE", "/sessions/{id}", "session.kill", Role.ADMINISTRATOR),
@@ -42,6 +43,7 @@ ROWS: Sequence[tuple[str, str, str, Role]] = (
     ("GET", "/users", "user.list", Role.ADMINISTRATOR),
     ("POST", "/users", "user.add", Role.ADMINISTRATOR),
     ("GET", "/users/{name}", "user.show", Role.ADMINISTRATOR),
+    ("GET", "/users/{name}/history", "user.history", Role.ADMINISTRATOR),
     ("DELETE", "/users/{name}", "user.delete", Role.ADMINISTRATOR),
     ("PUT", "/users/{name}/password", "user.passwd", Role.ADMINISTRATOR),
     ("PUT", "/users/{name}/assigned", "user.assign", Role.ADMINISTRATOR),

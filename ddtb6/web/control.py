@@ -23,7 +23,7 @@ from ddtb6.broker.views import Overview, plain
 from ddtb6.web.accounts import Accounts
 from ddtb6.web.recent import Recent
 from ddtb6.web.staff import Staff
-from ddtb6.web.tunnels import Books, Broker, Tunnels
+from ddtb6.web.tunnels import Books, Broker, Past, Tunnels
 from ddtb6.web.verbs import (
     ADDRESS,
     COUNT,
@@ -66,10 +66,11 @@ class Control:
         clock: Clock,
         in_thread: InThread,
         recent: Recent | None = None,
+        past: Past | None = None,
     ) -> None:
-        """`broker`, `overview` and `recent` are None where no broker runs. `in_thread` hashes passwords."""
+        """`broker`, `overview`, `recent` and `past` are None where no broker runs. `in_thread` hashes passwords."""
         self._store = store
-        self.tunnels = Tunnels(store, broker, overview, recent)
+        self.tunnels = Tunnels(store, broker, overview, recent, past)
         self.accounts = Accounts(store, self.tunnels, pools, realm=realm, clock=clock, in_thread=in_thread)
         self.staff = Staff(store, clock=clock, in_thread=in_thread, random_text=lambda: secrets.token_urlsafe(32))
         self._listeners: list[Listener] = []
@@ -147,6 +148,7 @@ _WITH_PASSWORD = {"name": TEXT, "password": PASSWORD}
 
 VERBS: Mapping[str, Verb] = {
     "overview": Verb(lambda c: c.tunnels.overview, live=True),
+    "history": Verb(lambda c: c.tunnels.whole_history, live=True),
     "session.list": Verb(
         lambda c: c.tunnels.list,
         optional={"user": TEXT, "search": TEXT, "sort": SORT, "descending": FLAG, "offset": OFFSET, "limit": COUNT},
@@ -166,6 +168,7 @@ VERBS: Mapping[str, Verb] = {
     "user.passwd": Verb(lambda c: c.accounts.passwd, _WITH_PASSWORD, changes=True),
     "user.list": Verb(lambda c: c.accounts.list, optional={"search": TEXT, "after": TEXT, "limit": ROWS}),
     "user.show": Verb(lambda c: c.accounts.show, _NAME),
+    "user.history": Verb(lambda c: c.tunnels.history, _NAME, live=True),
     "user.assign": Verb(
         lambda c: c.accounts.assign,
         _NAME,

@@ -21,6 +21,7 @@ from twisted.web import resource, server
 from ddtb6.broker.broker import Broker
 from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Authenticator, Clock
+from ddtb6.broker.recording import Recording
 from ddtb6.broker.views import Overview
 from ddtb6.config import Config
 from ddtb6.tunnel.spec import TunnelId
@@ -71,6 +72,7 @@ class Daemon:
     broker: Broker
     bus: Bus
     overview: Callable[[], Overview]
+    recording: Recording
     owners: Authenticator
     """Judges the passwords of tunnel accounts."""
     in_thread: Lane
@@ -97,6 +99,7 @@ class Web:
             clock=daemon.clock,
             in_thread=daemon.in_thread,
             recent=self._recent,
+            past=daemon.recording,
         )
         self._control.subscribe(self._changed)
         self._login = Login(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Protocol
 
+from ddtb6.broker.history import History, TunnelHistory
 from ddtb6.broker.journal import Journal
 from ddtb6.broker.management import ManagementStore
 from ddtb6.broker.ports import AccountStore, Ending, Holding, Lease, PastSession, SessionStore
@@ -46,6 +47,16 @@ class Broker(Protocol):
         """End the owner's session, then give up its leases; returns what was released."""
 
 
+class Past(Protocol):
+    """What was carried and measured in the past."""
+
+    def history(self) -> History:
+        """Of the broker as a whole; at once."""
+
+    async def of_tunnel(self, owner: str) -> TunnelHistory:
+        """Of an owner's tunnel. Raises StoreError."""
+
+
 class Books(SessionStore, AccountStore, ManagementStore, Journal, Protocol):
     """The store in all of its roles."""
 
@@ -78,13 +89,19 @@ class Tunnels:
     """The verbs."""
 
     def __init__(
-        self, store: Books, broker: Broker | None, overview: Callable[[], Overview] | None, recent: Recent | None
+        self,
+        store: Books,
+        broker: Broker | None,
+        overview: Callable[[], Overview] | None,
+        recent: Recent | None,
+        past: Past | None,
     ) -> None:
         """All but the store are None where no broker runs."""
         self._store = store
         self._broker = broker
         self._overview = overview
         self._recent = recent
+        self._past = past
 
     @property
     def _live(self) -> Broker:
@@ -97,6 +114,12 @@ class Tunnels:
         if self._overview is None:
             raise stopped()
         return self._overview()
+
+    async def whole_history(self) -> History:
+        """What the broker as a whole did in the last hour, day and week."""
+        if self._past is None:
+            raise stopped()
+        return self._past.history()
 
     # --- sessions ---
 
@@ -128,6 +151,12 @@ class Tunnels:
         view = await self.show(id)
         await self._live.disconnect(id, EndReason.DISCONNECTED)
         return view
+
+    async def history(self, name: str) -> TunnelHistory:
+        """What a user's tunnel carried, and how long its echoes took, in the last day and week."""
+        if self._past is None:
+            raise stopped()
+        return await self._past.of_tunnel(f"user:{name}")
 
     async def past(self, owner: str | None = None, limit: int = ROWS_SHOWN) -> Sequence[PastSession]:
         """Sessions as history has them, newest first, live ones included."""

@@ -30,6 +30,7 @@ from ddtb6.broker.admission import Gate
 from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus, Event
 from ddtb6.broker.ports import Account, Session
+from ddtb6.broker.recording import Recording
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.sasl.digest import user_secret
 from ddtb6.store.store import Store, open_store
@@ -222,6 +223,9 @@ class World:
             lambda: next(made),
             bus,
         )
+        self.recording = Recording(self.clock, self.store, self.broker.activity, outlives=self.plane.outlives)
+        now(self.recording.start())
+        self.broker.measure(self.recording)
         self.driver = Driver(self.broker, self.clock)
         self.socket = FakeSocket()
         self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed, peers)
@@ -261,6 +265,7 @@ class World:
     def round(self) -> None:
         self.udp.tick()
         now(self.broker.tick())
+        now(self.recording.tick())
 
     def live(self) -> list[Session]:
         """The sessions that live, alike in the broker, the data plane and the store."""
@@ -285,6 +290,7 @@ class World:
         for connection in list(self.tcp.open):
             connection.transport.lost()
         now(self.broker.stop())
+        now(self.recording.stop())
         now(self.store.close())
         assert self.faults == []
 

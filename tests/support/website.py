@@ -37,7 +37,10 @@ def web_of(world: World, overview: Callable[[], Overview], proxies: tuple[str, .
     base = Config()
     config = replace(base, web=replace(base.web, trusted_proxies=proxies), pools=world.policy.pools)
     clock, store, broker, bus = world.clock, world.store, world.broker, world.bus
-    return Web(Daemon(config, clock, clock, store, broker, bus, overview, world.authenticator, partial(execute)))
+    daemon = Daemon(
+        config, clock, clock, store, broker, bus, overview, world.recording, world.authenticator, partial(execute)
+    )
+    return Web(daemon)
 
 
 def overview_of(world: World) -> Overview:

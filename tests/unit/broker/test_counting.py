@@ -51,10 +51,10 @@ class Life:
 
     def kill(self) -> None:
         self.world = World(self.directory, clock=self.clock, store=self.world.store, plane=self.plane, idle_limit=0.0)
+        self.written = self.carried  # A broker that starts writes down what was carried meanwhile.
 
     def stop(self) -> None:
         now(self.world.broker.stop())
-        self.written = self.carried
         self.kill()
 
     def reboot(self) -> None:

@@ -240,7 +240,7 @@ class Stopped(ControlCase):
     def test_live_verbs_say_so(self) -> None:
         for verb, entry in VERBS.items():
             if entry.live:
-                arguments = {"id": 1} if "id" in entry.needed else {}
+                arguments = {name: {"id": 1}.get(name, "alice") for name in entry.needed}
                 assert self.refused(verb, Kind.STOPPED, **arguments) == "the broker is not running"
 
     def test_leases_and_whois(self) -> None:
