@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Debian packages from build to purge: a clean root, a client in another namespace, an upgrade under its tunnel."""
+"""The Debian packages from build to purge: a clean root, a client in another namespace, an upgrade under its tunnel.
+
+What the README says is done as it says, each of its commands.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,31 @@ from typing import Any
 
 import pytest
 from support.capabilities import need_program
-from support.debian_root import DebianRoot, build, run
-from support.netns import BROKER_OUTER, HOST, Internet, Lab, Namespace, internet, wait_until
+from support.debian_root import DebianRoot, build, checkout, run
+from support.netns import BROKER_OUTER, HOST, NAT_OUTER, Internet, Lab, Namespace, internet, wait_until
+from support.scenario import Connection
+from support.terminal import Terminal
 from support.traffic import ping
 
 pytestmark = [pytest.mark.deb, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
 BLOCK = "2001:db8:1000::/36"
 NEWER = "9:9.9"
 """A version above all that there will be."""
-UNIT = Path(__file__).parents[2] / "debian" / "ddtb6.service"
+UNIT = ROOT / "debian" / "ddtb6.service"
 PASSWORD = "correct horse"
-OF_OTHERS = frozenset({"/etc/gshadow-", "/etc/shadow-", "/etc/localtime", "/etc/timezone"})
-"""What adduser and tzdata leave."""
+CHECKOUT = "/srv/ddtb6"
+
+
+def commands(page: Path) -> list[str]:
+    """What a page tells its reader to type, as root does it."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", page.read_text())
+    return [line.removeprefix("sudo ") for block in blocks for line in block.splitlines()]
+
+
+BUILD, INSTALL, SETUP, START, ADD, CONNECT, PING, RUN, DEMO = commands(ROOT / "README.md")
+"""A command that is new there wants to be run here."""
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +128,30 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(
-    packages: dict[str, Path], root: DebianRoot, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installed]:
-    """Installed, set up by the tool and started, with one account."""
-    root.install(packages["ddtb6"])
+def installed(packages: dict[str, Path], root: DebianRoot) -> Iterator[Installed]:
+    """Installed, set up by the tool and started, with one account, by the commands of the README."""
+    assert BUILD == "make deb", "what `packages` ran"
+    root.apt("install", "iputils-ping")
+    root.bring(packages["ddtb6"].parent, f"{CHECKOUT}/dist")
+    with root.archives():
+        root.run("sh", "-c", f"cd {CHECKOUT} && {INSTALL}", input="y\n")
+    root.take_away(CHECKOUT)
     with Lab() as lab:
         made = Installed(root, internet(lab))
-        made.tool("setup", "--yes", "--address", BROKER_OUTER, "--block", BLOCK, "--users", "local")
-        made.tool("user", "add", "alice", "--password-stdin", input=f"{PASSWORD}\n")
+        made.net.broker.run("ip", "route", "add", "default", "via", NAT_OUTER)
+        terminal = Terminal(made.net.broker, *root.command(*SETUP.split()))
+        terminal.answer(f"address [{BROKER_OUTER}]: ", "")
+        terminal.answer("block: ", BLOCK)
+        for question in ("prefix-length [56]: ", "anonymous [no]: ", "users [local]: ", "Write this? [yes]: "):
+            terminal.answer(question, "")
+        plan = terminal.end()
+        assert {ADD.replace("alice", "NAME")} <= {line.strip() for line in plan.splitlines()}, plan
+        assert START == "systemctl enable --now ddtb6", "for which, without systemd, stands"
         made.start()
+        terminal = Terminal(made.net.broker, *root.command(*ADD.split()))
+        for question in ("Password for alice: ", "The same again: "):
+            terminal.answer(question, PASSWORD)
+        terminal.end()
         yield made
 
 
@@ -143,30 +172,24 @@ def test_debians_versions_of_everything_pass_the_tests(root: DebianRoot, package
     """The fast ones; without those about the source tree, which take git and make."""
     root.install(packages["ddtb6"])
     root.apt("install", "--no-install-recommends", "python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
-    root.bring(packages["ddtb6"].parents[1], "/srv/ddtb6")
+    root.bring(packages["ddtb6"].parents[1], CHECKOUT)
     chosen = ("-n2", "-m", "not slow", "tests/unit", "tests/property", "--ignore=tests/unit/test_tree.py")
-    said = root.run("env", "-C", "/srv/ddtb6", "pytest-3", "-p", "no:cacheprovider", *chosen)
+    said = root.run("env", "-C", CHECKOUT, "pytest-3", "-p", "no:cacheprovider", *chosen)
     assert re.search(r"\b[0-9]{4,} passed", said.replace(",", "")) or "100%" in said, said
     root.apt("purge", "--autoremove", "python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
-    root.take_away("/srv/ddtb6")
+    root.take_away(CHECKOUT)
 
 
 def test_a_client_comes_and_an_upgrade_does_not_disturb_it(
     installed: Installed, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    client, log_file = installed.net.client, installed.root.path.with_name("connect.log")
-    with log_file.open("ab") as log:
-        program = client.spawn(
-            *installed.root.command(
-                *("ddtb6", "connect", "--server", BROKER_OUTER, "--user", "alice", "--password-stdin"),
-                *("--prefix-length", "56", "--json"),
-            ),
-            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    assert program.stdin is not None
-    program.stdin.write(f"{PASSWORD}\n".encode())
-    program.stdin.close()
-    wait_until(lambda: ping(client, HOST, wait=1) is not None, f"a ping through the tunnel\n{log_file}", 30)
+    client = installed.net.client
+    terminal = Terminal(client, *installed.root.command(*CONNECT.replace("192.0.2.1", BROKER_OUTER).split()))
+    terminal.answer("Password of alice: ", PASSWORD)
+    wait_until(lambda: ping(client, HOST, wait=1) is not None, "a ping through the tunnel", 30)
+    with (installed.root.path / "etc/hosts").open("a") as hosts:
+        hosts.write(f"{HOST} {PING.split()[-1]}\n")
+    assert " 3 received" in client.run(*installed.root.command(*PING.split()))
     (before,) = installed.sessions()
 
     newer = build(tmp_path_factory.mktemp("newer"), NEWER)
@@ -180,8 +203,8 @@ def test_a_client_comes_and_an_upgrade_does_not_disturb_it(
     (after,) = installed.sessions()
     assert after["id"] == before["id"], "nobody had to log in again"
     assert after["counters"]["octets_in"] > before["counters"]["octets_in"]
-    program.terminate()
-    assert program.wait(15) == 0, log_file.read_text()
+    terminal.process.terminate()
+    assert "Traceback" not in terminal.end()
 
 
 def test_remove_keeps_what_is_the_administrators_and_purge_leaves_nothing(installed: Installed) -> None:
@@ -194,6 +217,27 @@ def test_remove_keeps_what_is_the_administrators_and_purge_leaves_nothing(instal
     root.apt("autoremove", "--purge")
     left = root.files() - root.clean
     assert not {each for each in left if "ddtb6" in each or "utun" in each}
-    assert "ddtb6" not in root.run("cat", "/etc/passwd", "/etc/group")
-    owned = set(root.run("sh", "-c", "cat /var/lib/dpkg/info/*.list").splitlines())
-    assert {each for each in left - owned if not each.startswith("/run")} <= OF_OTHERS
+    assert "ddtb6" not in root.run("cat", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
+
+
+# --- not installed ------------------------------------------------------------------------------------------------
+
+
+def test_a_checkout_shows_itself(tmp_path: Path) -> None:
+    """`make run`, its log-in and its page, and `make demo`; with the virtual environment of the tests."""
+    place = checkout(tmp_path / "checkout")
+    (place / ".venv").symlink_to(ROOT / ".venv")
+    assert "nothing lost or changed" in run(*DEMO.split(), cwd=place)
+    with Lab() as lab:
+        net = internet(lab)
+        terminal = Terminal(net.broker, *RUN.split(), cwd=place)
+        wait_until((place / "run/control").exists, "the broker", 30)
+        tunnel = Connection(net.client, tmp_path, "demo", "demo", "--prefix-length", "56")
+        tunnel.start()
+        tunnel.wait_up()
+        (seen,) = re.findall(r"here, in another terminal: (\S+ .*?)   \(or (\S+)\)", terminal.look())
+        status, page = seen
+        assert "Up since" in net.broker.run(*status.split(), cwd=place)
+        assert "ddtb6" in net.broker.python(f"import urllib.request as r; print(r.urlopen({page!r}).read())")
+        tunnel.stop()
+        terminal.process.terminate()

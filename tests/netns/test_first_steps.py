@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
-import select
 import shlex
 import shutil
 import subprocess
@@ -23,6 +20,7 @@ import pytest
 from support.capabilities import need_tun
 from support.netns import BROKER_OUTER, HOST, Internet, Lab, internet, wait_until
 from support.scenario import PROGRAMS, Connection
+from support.terminal import Terminal
 from support.traffic import ping
 
 pytestmark = pytest.mark.netns
@@ -58,27 +56,11 @@ class Box:
 
     def converse(self, *command: str, answers: list[tuple[str, str]], status: int = 0) -> str:
         """Run it on a terminal; each answer is typed when its question stands there. Returns all that was shown."""
-        ours, theirs = pty.openpty()
         environment = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
-        process = self.net.broker.spawn(
-            *self.words(*command), stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-        )
-        os.close(theirs)
-        shown, seen = "", 0
-        with contextlib.closing(os.fdopen(ours, "rb+", buffering=0)) as terminal:
-            while True:
-                ready, _, _ = select.select([terminal], [], [], 20)
-                assert ready, f"nothing more came after:\n{shown}"
-                try:
-                    shown += terminal.read(4096).decode()
-                except OSError:  # the other side is closed
-                    break
-                if answers and (found := shown.find(answers[0][0], seen)) >= 0:
-                    seen = found + len(answers[0][0])
-                    terminal.write(f"{answers.pop(0)[1]}\n".encode())
-        assert answers == [], shown
-        assert process.wait(10) == status, shown
-        return shown.replace("\r\n", "\n")
+        terminal = Terminal(self.net.broker, *self.words(*command), env=environment)
+        for question, text in answers:
+            terminal.answer(question, text)
+        return terminal.end(status)
 
     @property
     def config(self) -> Path:

@@ -8,11 +8,12 @@ that apt fetches. Nothing in it is started by an init system: what runs in it ru
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -52,14 +53,19 @@ def run(*command: str | Path, **options: object) -> str:
     return str(done.stdout)
 
 
-def build(directory: Path, version: str | None = None) -> dict[str, Path]:
-    """`make deb` on a copy of what git would check out; by name of package the file. `version` instead of its own."""
-    source = directory / "source"
+def checkout(directory: Path) -> Path:
+    """A copy of what git would check out, with the changes that are not committed."""
     names = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
     for name in names:
         if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, source / name)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, directory / name)
+    return directory
+
+
+def build(directory: Path, version: str | None = None) -> dict[str, Path]:
+    """`make deb` on a checkout; by name of package the file. `version` instead of its own."""
+    source = checkout(directory / "source")
     if version is not None:
         log = source / "debian" / "changelog"
         first, _, rest = log.read_text().partition("\n")
@@ -100,8 +106,16 @@ class DebianRoot:
 
     def apt(self, *words: str) -> str:
         """apt-get, with the packages of former times at hand."""
-        with _bound(self._archives, self.path / "var/cache/apt/archives"):
+        with self.archives():
             return self.run("apt-get", "-y", "-qq", "-o", "APT::Keep-Downloaded-Packages=true", *words)
+
+    @contextlib.contextmanager
+    def archives(self) -> Iterator[None]:
+        """Meanwhile apt finds what it fetched in former times, and other runs of the tests wait."""
+        with (CACHE / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with _bound(self._archives, self.path / "var/cache/apt/archives"):
+                yield
 
     def install(self, *packages: Path, recommends: bool = False) -> str:
         """Files of packages, and from the archive what they depend on."""
@@ -137,7 +151,7 @@ def _but(paths: Sequence[str]) -> Iterable[str]:
 
 
 @contextlib.contextmanager
-def _bound(what: Path, where: Path) -> Iterable[None]:  # type: ignore[misc]
+def _bound(what: Path, where: Path) -> Iterator[None]:
     run("mount", "--bind", what, where)
     try:
         yield
