@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`ddtb6 user`: accounts. Works while the broker is stopped, too.
-
-Invariant: a password comes from a prompt or from standard input, never from the command line.
-"""
+"""`ddtb6 user`: accounts. Works while the broker is stopped, too."""
 
 from __future__ import annotations
 
 import argparse
-import getpass
-import sys
 from typing import Any
 
-from ddtb6.cli import output
+from ddtb6.cli import output, passwords
 from ddtb6.cli.leases import print_leases
-from ddtb6.cli.main import Failure
 from ddtb6.cli.reach import call
 from ddtb6.config import Config, load
 
@@ -41,9 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if action != "list":
             command.add_argument("name", metavar="NAME")
         if action in ("add", "passwd"):
-            command.add_argument(
-                "--password-stdin", action="store_true", help="read the password from the first line of standard input"
-            )
+            passwords.add_option(command)
         if action == "assign":
             for option, kind, meaning in ASSIGNED:
                 command.add_argument(f"--{option}", metavar=kind, help=meaning)
@@ -56,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action != "list":
         given["name"] = arguments.name
     if arguments.action in ("add", "passwd"):
-        given["password"] = read_password(arguments)
+        given["password"] = passwords.read(arguments, arguments.name, twice=True)
     if arguments.action == "assign":
         given |= {option.replace("-", "_"): vars(arguments)[option.replace("-", "_")] for option, _, _ in ASSIGNED}
     answer = call(config, f"user.{arguments.action}", **given)
@@ -65,24 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _PRINTERS[arguments.action](answer, config)
     return 0
-
-
-def read_password(arguments: argparse.Namespace) -> str:
-    """From a prompt, or from standard input where that was asked for. Raises Failure."""
-    if arguments.password_stdin:
-        line = sys.stdin.readline()
-        if not line:
-            raise Failure("standard input has no password")
-        return line.rstrip("\r\n")
-    if not sys.stdin.isatty():
-        raise Failure("there is no terminal to ask for the password on; use --password-stdin")
-    try:
-        first = getpass.getpass(f"Password for {output.safe(arguments.name)}: ")
-        if first != getpass.getpass("The same again: "):
-            raise Failure("the two passwords differ; nothing was changed")
-    except EOFError:
-        raise Failure("no password was given; nothing was changed") from None
-    return first
 
 
 # --- what people read ---------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ddtb6.cli import output
-from ddtb6.cli.accounts import read_password
+from ddtb6.cli import output, passwords
 from ddtb6.cli.reach import call
 from ddtb6.config import load
 
@@ -24,9 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if action != "list":
             command.add_argument("name", metavar="NAME")
         if action in ("add", "passwd"):
-            command.add_argument(
-                "--password-stdin", action="store_true", help="read the password from the first line of standard input"
-            )
+            passwords.add_option(command)
         output.add_json(command)
 
 
@@ -36,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action != "list":
         given["name"] = arguments.name
     if arguments.action in ("add", "passwd"):
-        given["password"] = read_password(arguments)
+        given["password"] = passwords.read(arguments, arguments.name, twice=True)
     answer = call(config, f"admin.{arguments.action}", **given)
     if arguments.json:
         output.print_json(answer)

@@ -3,18 +3,16 @@
 
 `test` tries a log-in in every configured mode and says what it would be granted. `probe` (for `ddtb6 doctor`) sends
 Status-Server (RFC 5997), for which nobody need be logged in.
-Invariant: a password comes from a prompt or from standard input, and is shown to nobody but the servers.
+Invariant: a password is shown to nobody but the servers.
 Not here: how the daemon uses them (`aaa`).
 """
 
 from __future__ import annotations
 
 import argparse
-import getpass
 import secrets
 import select
 import socket
-import sys
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ from typing import Any, NamedTuple
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
 from ddtb6.broker.ports import Accepted, Rejected, Verdict
 from ddtb6.broker.views import plain
-from ddtb6.cli import output
+from ddtb6.cli import output, passwords
 from ddtb6.cli.main import Failure
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config, load, radius_secret
@@ -39,9 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     summary = "try a log-in at every RADIUS server, and say what it would be granted; asks for the password"
     command = actions.add_parser("test", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     command.add_argument("user", metavar="USER")
-    command.add_argument(
-        "--password-stdin", action="store_true", help="read the password from the first line of standard input"
-    )
+    passwords.add_option(command)
     command.add_argument(
         "--from",
         dest="source",
@@ -61,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config)
     if not any(server.auth_port for server in config.radius_servers.values()):
         raise Failure(f"{arguments.config} names no RADIUS server for log-ins; see [radius.server.NAME]")
-    trials = _try_all(config, arguments.user, _password(arguments), Endpoint(arguments.source, 0))
+    trials = _try_all(
+        config, arguments.user, passwords.read(arguments, arguments.user, twice=False), Endpoint(arguments.source, 0)
+    )
     verdicts = [each.verdict for each in trials]
     code = int(not any(isinstance(each, Accepted) for each in verdicts) or any(map(_refused, verdicts)))
     if arguments.json:
@@ -76,20 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
     if "radius" not in config.auth.chain:
         print("Caution: auth.chain does not have radius; the broker would not ask these servers.")
     return code
-
-
-def _password(arguments: argparse.Namespace) -> str:
-    if arguments.password_stdin:
-        line = sys.stdin.readline()
-        if not line:
-            raise Failure("standard input has no password")
-        return line.rstrip("\r\n")
-    if not sys.stdin.isatty():
-        raise Failure("there is no terminal to ask for the password on; use --password-stdin")
-    try:
-        return getpass.getpass(f"Password for {output.safe(arguments.user)}: ")
-    except EOFError:
-        raise Failure("no password was given") from None
 
 
 # --- a log-in -----------------------------------------------------------------------------------------------------
