@@ -178,6 +178,7 @@ class BrokerService(Service):
                 activity=broker.activity(),
                 reconciled=broker.reconciled,
                 aaa=aaa.view() if aaa else None,
+                trouble=broker.in_trouble,
             )
 
         web = Web(Daemon(config, reactor, clock, store, broker, bus, overview, recording, authenticator, management))

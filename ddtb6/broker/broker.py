@@ -412,6 +412,11 @@ class Broker:
         """What was done the last time that the data plane was made to match the store."""
         return self._tunnels.reconciled
 
+    @property
+    def in_trouble(self) -> bool:
+        """The data plane is lost, and the next round makes it match the store again."""
+        return self._tunnels.in_trouble
+
     def activity(self) -> Activity:
         """Counts for the overview, as of now; pools as of the last tick."""
         pools = tuple(

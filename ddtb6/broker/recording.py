@@ -14,11 +14,13 @@ Not here: what is read (`tunnels`), what asks tunnels how fast they are (`probes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import add
 
 from ddtb6.broker import ring
 from ddtb6.broker.history import DAY, FINE, WEEK, Cell, History, PastStore, Point, Series, Span, TunnelHistory
 from ddtb6.broker.ports import Clock, Session
 from ddtb6.broker.views import Activity
+from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters
 
 MINUTE, TEN_MINUTES, HOUR = 60, 600, 3600
@@ -77,6 +79,10 @@ class Recording:
         self._until = clock.epoch()
         self._amounts = [0, 0, 0, 0]
         """Octets in and out, packets in and out, since then."""
+        self._before = [0, 0, 0, 0]
+        """The same from the start of this process to then."""
+        self._refused: dict[Refusal, int] = {}
+        """Packets since the start of this process."""
         self._moved: dict[str, tuple[int, int]] = {}
         """The octets by owner."""
         self._counted = (0, 0)
@@ -105,6 +111,10 @@ class Recording:
         amounts[1] += octets_out
         amounts[2] += max(0, after.packets_in - before.packets_in)
         amounts[3] += max(0, after.packets_out - before.packets_out)
+        if after.refused:
+            for reason, count in after.refused.items():
+                more = max(0, count - before.refused.get(reason, 0))
+                self._refused[reason] = self._refused.get(reason, 0) + more
         if session.user is not None:
             more_in, more_out = self._moved.get(session.owner, (0, 0))
             self._moved[session.owner] = octets_in + more_in, octets_out + more_out
@@ -126,6 +136,7 @@ class Recording:
             for at in [at for at in self._tiers[step] if at < oldest]:
                 del self._tiers[step][at]
         self._spread_tunnels(begin, now)
+        self._before = list(map(add, self._before, self._amounts))
         self._amounts = [0, 0, 0, 0]
 
     def _spread(
@@ -222,6 +233,11 @@ class Recording:
             self._series(MINUTE, 5 * MINUTE, now - DAY),
             self._series(TEN_MINUTES, HOUR, now - WEEK),
         )
+
+    def carried(self) -> Counters:
+        """What all tunnels have carried since the start of this process, as it has been told."""
+        packets = list(map(add, self._before, self._amounts))
+        return Counters(packets[2], packets[0], packets[3], packets[1], dict(self._refused))
 
     def latest(self) -> Point | None:
         """The last minute that anything is known of."""

@@ -68,6 +68,11 @@ class Tunnels:
     def __len__(self) -> int:
         return len(self._live)
 
+    @property
+    def in_trouble(self) -> bool:
+        """The data plane is to be made to match again."""
+        return self._trouble is not None
+
     def of_owner(self, owner: str) -> ports.Session | None:
         """The session of the owner's live tunnel."""
         live = self._live.of_owner(owner)

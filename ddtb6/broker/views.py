@@ -158,6 +158,8 @@ class Overview:
     """None: not yet."""
     aaa: AaaView | None = None
     """None: no RADIUS server is configured."""
+    trouble: bool = False
+    """The data plane is lost or refuses what it is told, and is being made to match again."""
 
 
 def plain(value: Any) -> Any:

@@ -338,6 +338,9 @@ class WebConfig:
     trusted_proxies: tuple[str, ...] = field(default=(), metadata={"check": _networks})
     """Addresses or networks of proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host are believed. They
     must set or remove all three. What comes by a unix socket is believed, too."""
+    session_metrics: int = field(default=0, metadata=_between(0, 2000))
+    """Sessions, the newest, of which /metrics/sessions has series, for administrators' tokens; 0: none, and no such
+    path. /metrics itself is the same for any number of sessions, and names nobody."""
 
 
 @dataclass(frozen=True, slots=True)

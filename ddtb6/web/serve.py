@@ -31,6 +31,7 @@ from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
 from ddtb6.web.login import Login
 from ddtb6.web.manage import Manage
+from ddtb6.web.metrics import Metrics
 from ddtb6.web.owner import Owner
 from ddtb6.web.pages import STATIC, static_file
 from ddtb6.web.recent import Recent
@@ -102,6 +103,13 @@ class Web:
             past=daemon.recording,
         )
         self._control.subscribe(self._changed)
+        self._metrics = Metrics(
+            daemon.overview,
+            daemon.recording.carried,
+            daemon.broker,
+            daemon.clock,
+            of_sessions=config.web.session_metrics,
+        )
         self._login = Login(
             self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread, self._control.note_login
         )
@@ -139,6 +147,7 @@ class Web:
         table = [
             *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
             *status.routes(self._daemon.overview),
+            *self._metrics.routes(),
             *self._login.routes(),
             *Owner(self._control, self._daemon.store.find_account, self._daemon.config, self._login).routes(),
             *Manage(self._control, self._daemon.config.pools).routes(),

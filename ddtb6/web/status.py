@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ddtb6.broker.views import Overview, plain
-from ddtb6.web.exchange import Answer, Request, json_answer, text
+from ddtb6.web.exchange import Answer, Request, json_answer
+from ddtb6.web.metrics import health, readiness
 from ddtb6.web.pages import page
 from ddtb6.web.routes import Route
 from ddtb6.web.visitors import Role, Visitor
@@ -22,6 +23,7 @@ def routes(overview: Callable[[], Overview]) -> list[Route]:
         Route("GET", "/", Role.NOBODY, lambda request, visitor: show(request, visitor, overview()), menu="Status"),
         Route("GET", "/status.json", Role.NOBODY, lambda request, visitor: json_answer(plain(overview()))),
         Route("GET", "/healthz", Role.NOBODY, lambda request, visitor: health(overview())),
+        Route("GET", "/readyz", Role.NOBODY, lambda request, visitor: readiness(overview())),
     ]
 
 
@@ -39,8 +41,3 @@ def show(request: Request, visitor: Visitor, overview: Overview) -> Answer:
             ("Stray packets", "that belong to no tunnel, by reason", overview.activity.strays),
         ],
     )
-
-
-def health(overview: Overview) -> Answer:
-    """200 as long as the broker listens; for load balancers and watchdogs."""
-    return text("ok") if overview.listening else text("not listening", 503)

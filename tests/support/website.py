@@ -32,10 +32,10 @@ VERSION = "2.0.2"
 LOCAL = Actor("local:root")
 
 
-def web_of(world: World, overview: Callable[[], Overview], proxies: tuple[str, ...] = ()) -> Web:
-    """The web side of a broker."""
+def web_of(world: World, overview: Callable[[], Overview], **options: Any) -> Web:
+    """The web side of a broker; `options` of `WebConfig`."""
     base = Config()
-    config = replace(base, web=replace(base.web, trusted_proxies=proxies), pools=world.policy.pools)
+    config = replace(base, web=replace(base.web, **options), pools=world.policy.pools)
     clock, store, broker, bus = world.clock, world.store, world.broker, world.bus
     daemon = Daemon(
         config, clock, clock, store, broker, bus, overview, world.recording, world.authenticator, partial(execute)
@@ -55,6 +55,8 @@ def overview_of(world: World) -> Overview:
         mechanisms=world.policy.mechanisms,
         negotiations=0,
         activity=world.broker.activity(),
+        reconciled=world.broker.reconciled,
+        trouble=world.broker.in_trouble,
     )
 
 
@@ -91,6 +93,7 @@ class WebCase(unittest.TestCase):
     """The accounts alice and bob, and the administrator root, all with the password `PASSWORD`."""
 
     trusted_proxies: tuple[str, ...] = ()
+    session_metrics = 0
 
     def setUp(self) -> None:
         directory = Path(tempfile.mkdtemp(prefix="ddtb6-"))
@@ -98,7 +101,9 @@ class WebCase(unittest.TestCase):
         self.world = world = World(directory, accounts={"alice": PASSWORD, "bob": PASSWORD})
         self.addCleanup(world.close)
         add_administrator(world, "root")
-        self.web = web_of(world, self.overview, self.trusted_proxies)
+        self.web = web_of(
+            world, self.overview, trusted_proxies=self.trusted_proxies, session_metrics=self.session_metrics
+        )
         self.site = self.web.site()
 
     def overview(self) -> Overview:
