@@ -14,7 +14,8 @@ from ipaddress import IPv6Address
 
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker.ports import Session
-from ddtb6.tunnel.spec import TunnelId
+from ddtb6.broker.views import SessionView
+from ddtb6.tunnel.spec import Observed, TunnelId
 
 
 class Live:
@@ -142,3 +143,26 @@ def _inner(session: Session) -> Iterator[tuple[int, int]]:
         yield int(spec.prefix.network_address), spec.prefix.prefixlen
     for route in spec.routes:
         yield int(route.network_address), route.prefixlen
+
+
+def session_view(live: Live, seen: Observed | None, now: float) -> SessionView:
+    """A tunnel as it is at monotonic second `now`, with what the data plane says of it, if it does."""
+    session, spec = live.session, live.session.spec
+    last = seen.last_seen if seen else None
+    return SessionView(
+        id=session.id,
+        owner=session.owner,
+        user=session.user,
+        remote=spec.remote,
+        local=spec.local,
+        address=spec.address,
+        prefix=spec.prefix,
+        nat=live.nat,
+        mechanism=session.mechanism,
+        client_version=session.client_version,
+        started=session.started,
+        established=live.established or last is not None,
+        silent_for=None if last is None else max(0.0, now - last),
+        counters=live.before + seen.counters if seen else live.counted,
+        accounted_as=f"{session.accounted_as:016x}",
+    )

@@ -20,7 +20,7 @@ from ipaddress import IPv6Address
 from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker import events, planes, ports
 from ddtb6.broker.history import Meter
-from ddtb6.broker.registry import Live, Registry
+from ddtb6.broker.registry import Live, Registry, session_view
 from ddtb6.broker.search import SessionQuery, find
 from ddtb6.broker.views import Reconciliation, SessionPage, SessionView
 from ddtb6.broker.wheel import Wheel
@@ -414,38 +414,16 @@ class Tunnels:
         total, found = find(self._live, query)
         seen = {each.spec.id: each for each in await self._plane.dump([live.session.id for live in found])}
         now = self._clock.monotonic()
-        return SessionPage(total, tuple(_view(live, seen.get(live.session.id), now) for live in found))
+        return SessionPage(total, tuple(session_view(live, seen.get(live.session.id), now) for live in found))
 
     async def views(self, only: TunnelId | None = None) -> Sequence[SessionView]:
         """Live sessions, oldest first; or the one asked for, if it lives."""
         seen = {each.spec.id: each for each in await self._plane.dump(None if only is None else [only])}
         now = self._clock.monotonic()
         chosen = self._live if only is None else [live] if (live := self._live.get(only)) else []
-        return [_view(live, seen.get(live.session.id), now) for live in chosen]
+        return [session_view(live, seen.get(live.session.id), now) for live in chosen]
 
 
 def _continues(live: Live, found: Observed | None) -> bool:
     """Whether what was found is the tunnel whose counters the last checkpoint saw."""
     return found is not None and (live.before + found.counters).covers(live.counted)
-
-
-def _view(live: Live, seen: Observed | None, now: float) -> SessionView:
-    session, spec = live.session, live.session.spec
-    last = seen.last_seen if seen else None
-    return SessionView(
-        id=session.id,
-        owner=session.owner,
-        user=session.user,
-        remote=spec.remote,
-        local=spec.local,
-        address=spec.address,
-        prefix=spec.prefix,
-        nat=live.nat,
-        mechanism=session.mechanism,
-        client_version=session.client_version,
-        started=session.started,
-        established=live.established or last is not None,
-        silent_for=None if last is None else max(0.0, now - last),
-        counters=live.before + seen.counters if seen else live.counted,
-        accounted_as=f"{session.accounted_as:016x}",
-    )

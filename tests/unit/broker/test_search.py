@@ -113,8 +113,8 @@ def test_orders() -> None:
 def test_very_many_cost_a_page_of_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked for, the data plane is asked about, and views are made of, what the page shows."""
     made: list[Any] = []
-    view = tunnels._view
-    monkeypatch.setattr(tunnels, "_view", lambda *given: made.append(given) or view(*given))
+    view = tunnels.session_view
+    monkeypatch.setattr(tunnels, "session_view", lambda *given: made.append(given) or view(*given))
     with world(tmp_path) as lab:
         crowd = lab.broker._tunnels._live
         for number in range(1, 5001):

@@ -340,8 +340,8 @@ class VeryMany(ManageCase):
             crowd.add(Live(session, 0.0, nat=None, established=True, ends_at=None))
         self.addCleanup(lambda: [crowd.remove(each) for each in list(crowd) if each.session.id != first.id])
         made: list[Any] = []
-        view = tunnels._view
-        with mock.patch.object(tunnels, "_view", lambda *given: made.append(1) or view(*given)):
+        view = tunnels.session_view
+        with mock.patch.object(tunnels, "session_view", lambda *given: made.append(1) or view(*given)):
             for path in (
                 "/",
                 "/manage",
