@@ -96,6 +96,7 @@ class DebianRoot:
         """What runs `words` in it, in the network of whoever runs that."""
         return [
             "env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+            "INITRD=No",  # nothing boots by one that a kernel's package would make
             "unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, str(self.path),
             *map(str, words),
         ]  # fmt: skip
@@ -107,7 +108,10 @@ class DebianRoot:
     def apt(self, *words: str) -> str:
         """apt-get, with the packages of former times at hand."""
         with self.archives():
-            return self.run("apt-get", "-y", "-qq", "-o", "APT::Keep-Downloaded-Packages=true", *words)
+            return self.run(
+                "apt-get", "-y", "-qq", "-o", "APT::Keep-Downloaded-Packages=true",
+                "-o", "DPkg::Options::=--force-unsafe-io", *words,
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def archives(self) -> Iterator[None]:

@@ -19,7 +19,8 @@ IDLE = 60
 class Stream:
     """A TCP connection on which one side sends random octets until it is told to finish."""
 
-    def __init__(self, sender: Namespace, receiver: Namespace, address: str) -> None:
+    def __init__(self, sender: Namespace, receiver: Namespace, address: str, window: int | None = None) -> None:
+        """`window`: octets that may be under way, so that no queue on the way runs over."""
         self.received = 0
         self._sent, self._got = hashlib.sha256(), hashlib.sha256()
         self._enough = threading.Event()
@@ -27,6 +28,8 @@ class Stream:
         self._listener.bind((address, 0))
         self._listener.listen(1)
         self._out = sender.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        if window is not None:
+            self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, window // 2)
         for each in (self._listener, self._out):
             each.settimeout(IDLE)
         self._out.connect(self._listener.getsockname())

@@ -41,6 +41,49 @@ def ping(space: Namespace, destination: str, *, source: str = "::", size: int = 
     return None
 
 
+class Train:
+    """ICMPv6 echo requests, one after the other at an interval, by the stack of a namespace until it is stopped."""
+
+    def __init__(self, space: Namespace, destination: str, interval: float = 0.02) -> None:
+        self.sent, self.answered = 0, set[int]()
+        self._stop = threading.Event()
+        self._interval = interval
+        self._handle = space.socket(socket.AF_INET6, socket.SOCK_RAW, ICMPV6)
+        self._handle.connect((destination, 0))
+        self._handle.settimeout(0.2)
+        self._identifier = struct.pack("!H", os.getpid() & 0xFFFF)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._receive)]
+        for each in self._threads:
+            each.start()
+
+    def _send(self) -> None:
+        while not self._stop.wait(self._interval):
+            head = struct.pack("!BBH", ECHO_REQUEST, 0, 0) + self._identifier
+            self._handle.send(head + struct.pack("!HQ", self.sent & 0xFFFF, self.sent))
+            self.sent += 1
+
+    def _receive(self) -> None:
+        while not self._stop.is_set() or len(self.answered) < self.sent:
+            try:
+                reply = self._handle.recv(2048)
+            except TimeoutError:
+                if self._stop.is_set() and time.monotonic() > self._patience:
+                    return
+                continue
+            if reply[0] == ECHO_REPLY and reply[4:6] == self._identifier and len(reply) == 16:
+                self.answered.add(int.from_bytes(reply[8:], "big"))
+
+    def stop(self, patience: float = 20) -> None:
+        """Fails unless every request has been answered, the last ones within `patience` seconds."""
+        self._patience = time.monotonic() + patience
+        self._stop.set()
+        for each in self._threads:
+            each.join()
+        self._handle.close()
+        lost = sorted(set(range(self.sent)) - self.answered)
+        assert not lost, f"{len(lost)} of {self.sent} echo requests were lost: {lost[:20]}"
+
+
 def transfer(
     sender: Namespace, receiver: Namespace, address: str, octets: int, *, source: str = "::", deadline: float = 60
 ) -> float:

@@ -194,7 +194,7 @@ def run(
         share = os.getcwd()
         initrd = work / "initrd"
         initrd.write_bytes(_base(which, fs) + _job(which, fs, share, command, utun, environment or {}, console))
-        argv = _argv(which, initrd, fs, accelerator, cpus, memory)
+        argv = [*hardware(which, initrd, fs, accelerator, cpus, memory), "-no-reboot"]
         argv += (
             ["-chardev", "stdio,id=con,signal=off"] if console else ["-chardev", f"file,id=con,path={work / 'console'}"]
         )
@@ -202,7 +202,7 @@ def run(
         for number, (tag, path, writable) in enumerate((("hostroot", "/", False), ("share", share, True))):
             if fs == "virtiofs":
                 at = work / f"fs{number}"
-                stack.callback(_end, _serve(path, at, "auto" if writable else "always", log))
+                stack.callback(end, _serve(path, at, "auto" if writable else "always", log))
                 argv += ["-chardev", f"socket,id=fs{number},path={at}"]
                 argv += ["-device", f"vhost-user-fs-pci,chardev=fs{number},tag={tag}"]
             else:
@@ -214,7 +214,7 @@ def run(
         qemu = subprocess.Popen(
             argv, stdin=None if console else subprocess.DEVNULL, stdout=None if console else log, stderr=log
         )
-        stack.callback(_end, qemu)
+        stack.callback(end, qemu)
         if not ports.listen(qemu):
             raise NoKernel("QEMU did not start:\n" + (work / "log").read_text(errors="replace")[-2000:])
         try:
@@ -263,12 +263,15 @@ def _job(
     return job.done()
 
 
-def _argv(which: Kernel, initrd: Path, fs: str, accelerator: str, cpus: int, memory: str) -> list[str]:
+def hardware(
+    which: Kernel, initrd: Path, fs: str, accelerator: str = "tcg", cpus: int = 2, memory: str = "2G"
+) -> list[str]:
+    """QEMU's command line for a machine without disks, networks and terminals."""
     tcg = accelerator == "tcg"
     argv = ["qemu-system-x86_64", "-M", "q35,hpet=off,usb=off,vmport=off"]
     argv += ["-accel", "tcg,thread=multi,tb-size=512" if tcg else accelerator]
     argv += ["-cpu", "max,-la57,-pku" if tcg else "host", "-smp", str(cpus), "-m", memory]
-    argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]
     argv += ["-kernel", str(which.image), "-initrd", str(initrd)]
     argv += ["-append", "console=ttyS0 panic=-1 quiet loglevel=5 mitigations=off nokaslr tsc=reliable audit=0"]
     argv[-1] += " apparmor=0 random.trust_cpu=on cryptomgr.notests"
@@ -293,11 +296,11 @@ def _serve(path: str, at: Path, cache: str, log: IO[bytes]) -> subprocess.Popen[
         if started.poll() is not None:
             break
         time.sleep(0.02)
-    _end(started)
+    end(started)
     raise NoKernel("virtiofsd did not start")
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     if process.poll() is None:
         process.terminate()
         try:

@@ -23,7 +23,11 @@ SYSTEM_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 EARLY = ("virtio_pci", "virtio_mmio", "virtio_console", "virtio_rng", "overlay")
 """Modules tried before there is a root file system, in this order; one that is built in or missing is passed over."""
-FILE_SYSTEMS = {"virtiofs": ("virtiofs",), "9p": ("9pnet_virtio", "9p")}
+FILE_SYSTEMS = {
+    "virtiofs": ("virtiofs",),
+    "9p": ("9pnet_virtio", "9p"),
+    "ext4": ("virtio_blk", "crc32c_generic", "ext4"),
+}
 
 
 class NoKernel(Exception):
@@ -130,7 +134,7 @@ class Cpio:
 
 
 def initial(modules: Path, file_system: str, init: str) -> bytes:
-    """An initial file system with busybox, `init`, and the modules that reach the host's files. Raises NoKernel."""
+    """An initial file system with busybox, `init`, and the modules that reach the root file system. Raises NoKernel."""
     busybox = shutil.which("busybox", path=SYSTEM_PATH)
     if busybox is None:
         raise NoKernel("there is no busybox: install busybox-static")
