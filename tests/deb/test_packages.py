@@ -180,6 +180,16 @@ def test_debians_versions_of_everything_pass_the_tests(root: DebianRoot, package
     root.take_away(CHECKOUT)
 
 
+def test_the_packages_own_test(root: DebianRoot, packages: dict[str, Path]) -> None:
+    """That of debian/tests, as Debian runs it."""
+    root.install(packages["ddtb6"])
+    root.apt("install", "--no-install-recommends", "autopkgtest")
+    root.bring(packages["ddtb6"].parents[1], CHECKOUT)
+    root.run("autopkgtest", "--no-built-binaries", CHECKOUT, "--", "null")
+    root.apt("purge", "--autoremove", "autopkgtest")
+    root.take_away(CHECKOUT)
+
+
 def test_a_client_comes_and_an_upgrade_does_not_disturb_it(
     installed: Installed, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
