@@ -21,7 +21,8 @@ DEMO_PACKAGES := $(RUN_PACKAGES) ip=iproute2 nsenter=util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) iptables=iptables gsasl=gsasl \
   freeradius=freeradius radclient=freeradius-utils \
   mmdebstrap=mmdebstrap lintian=lintian dpkg-buildpackage=dpkg-dev setpriv=util-linux \
-  netplan=netplan.io radvd=radvd systemd-analyze=systemd
+  netplan=netplan.io radvd=radvd systemd-analyze=systemd curl=curl
+BROWSER_PACKAGES := chromium=chromium chromedriver=chromium-driver npm=npm
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod gcc=build-essential \
   make=build-essential sparse=sparse ip=iproute2 nsenter=util-linux ethtool=ethtool
 VM_KERNEL ?= cloud
@@ -57,7 +58,16 @@ done; \
 $(install)
 endef
 
-.PHONY: help setup run test check demo bench docs deb clean static vm vm-debug bench-vm
+# What judges whether pages can be used by everybody; for tests only. Without npm or the network, say so and go on.
+define axe
+if ! cmp -s tests/browser/package-lock.json build/browser/package-lock.json || [ ! -d build/browser/node_modules ]; then \
+  mkdir -p build/browser && rm -f build/browser/package-lock.json && cp tests/browser/package.json build/browser/ \
+  && cp tests/browser/package-lock.json build/browser/package-lock.json && npm ci --silent --prefix build/browser \
+  || { rm -f build/browser/package-lock.json; echo "test: going on without axe-core, which npm could not install"; }; \
+fi
+endef
+
+.PHONY: help setup run test check browser demo bench docs deb clean static vm vm-debug bench-vm
 
 help:  ## list the targets
 	@echo "ddtb6, an IPv6 tunnel broker in a box"
@@ -80,8 +90,9 @@ run: $(READY)  ## run the broker in the foreground with the development configur
 	@exec $(BIN)/twistd -n --pidfile= ddtb6 --config $(CONFIG)
 
 test: static  ## lint, types, layering and every test
-	@$(call packages,$(TEST_PACKAGES) $(VM_PACKAGES))
+	@$(call packages,$(TEST_PACKAGES) $(VM_PACKAGES) $(BROWSER_PACKAGES))
 	@$(call vm_headers,$(VM_KERNELS))
+	@$(axe)
 	@echo "test: every test$${DDTB6_REQUIRE:+, with $$DDTB6_REQUIRE required}"
 	@$(BIN)/python -m pytest
 
@@ -95,6 +106,11 @@ static: $(READY)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+browser: $(READY)  ## the tests that drive a Chromium (needs root); pictures of the pages are left in build/browser/screenshots
+	@$(call packages,$(DEMO_PACKAGES) $(BROWSER_PACKAGES))
+	@$(axe)
+	@DDTB6_REQUIRE=browser $(BIN)/python -m pytest tests/browser
 
 demo: $(READY)  ## a client behind a NAT logs in, pings and transfers, in network namespaces on this machine (needs root)
 	@$(call packages,$(DEMO_PACKAGES))

@@ -17,6 +17,7 @@ from typing import Any
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Use
+from ddtb6.broker.history import TunnelHistory
 from ddtb6.broker.ports import Account, Lease, PastSession, StoreError
 from ddtb6.broker.views import SessionView
 from ddtb6.config import Config
@@ -103,6 +104,7 @@ class Owner:
             Route("GET", "/tunnel", Role.OWNER, self.show, "Your tunnel", through=True),
             Route("POST", "/tunnel/password", Role.OWNER, self.set_password),
             api.endpoint("GET", "/tunnel", Role.OWNER, self.own),
+            api.endpoint("GET", "/tunnel/history", Role.OWNER, self.history),
             api.endpoint("GET", "/tunnel/through", Role.NOBODY, self.passed_through),
             api.endpoint(
                 "PUT",
@@ -164,6 +166,13 @@ class Owner:
             events=await ask("event.list", user=name, limit=HAPPENINGS),
             setups=setups(self._values(request, name, leases, past)),
         )
+
+    async def history(self, request: Request, visitor: Visitor) -> TunnelHistory:
+        """What your tunnel carried, and how long its echoes took, in the last day and week."""
+        history: TunnelHistory = await self._ask(
+            request, visitor, "user.history", name=visitor.owner.removeprefix("user:")
+        )
+        return history
 
     async def passed_through(self, request: Request, visitor: Visitor) -> TunnelState:
         """The tunnel that this request came through; no token is needed for it."""

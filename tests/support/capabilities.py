@@ -55,7 +55,22 @@ def missing_deb() -> str | None:
     return missing_netns() or debian_root.missing()
 
 
-PROBES = {"deb": missing_deb, "netns": missing_netns, "radius": missing_radius, "vm": missing_vm}
+def missing_browser() -> str | None:
+    """Why no browser can be driven here; None when one can."""
+    try:
+        from support import chromium
+    except ImportError as error:
+        return f"{error}: pip install ddtb6[dev]"
+    return missing_netns() or chromium.missing()
+
+
+PROBES = {
+    "browser": missing_browser,
+    "deb": missing_deb,
+    "netns": missing_netns,
+    "radius": missing_radius,
+    "vm": missing_vm,
+}
 """Marker -> probe. Markers that are not here are judged by the test itself (`need_program`, `unavailable`)."""
 
 

@@ -5,10 +5,15 @@
 // A button [data-copy="ID"] copies the text of the element with that id; without the script it is hidden.
 for (const button of document.querySelectorAll("button[data-copy]")) {
   const source = document.getElementById(button.dataset.copy);
-  if (!source || !navigator.clipboard) continue;
+  if (!source) continue;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(source.textContent);
+    if (navigator.clipboard) await navigator.clipboard.writeText(source.textContent);
+    else {  // The page came without TLS.
+      getSelection().selectAllChildren(source);
+      if (source.select) source.select();
+      document.execCommand("copy");
+    }
     const words = button.textContent;
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = words; }, 1500);

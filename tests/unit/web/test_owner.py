@@ -51,7 +51,7 @@ class Page(WebCase):
             "4.0 MB",
             "spoofed-source",
             REFUSED[Refusal.SPOOFED_SOURCE],
-            f"session {session.id}: user:alice",
+            "<td>Logged in</td>",
         ):
             assert shown in text, shown
         for hidden in (str(other.spec.address), str(other.spec.remote), "bob", PASSWORD):
@@ -98,6 +98,7 @@ class Page(WebCase):
         assert own["tunnel"]["address"] == str(session.spec.address)
         assert {each["prefix"] for each in own["leases"]} == {f"{session.spec.address}/128", str(session.spec.prefix)}
         assert [each["id"] for each in own["past"]] == [session.id]
+        assert browser.get("/api/v1/tunnel/history").json["week"]["step"] > 0
         assert "openwrt" in {each["id"] for each in own["setups"]}
 
 
