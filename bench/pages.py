@@ -43,7 +43,7 @@ def _pages(directory: Path, runs: int, users: int, say: Say) -> list[Row]:
     world = World(directory, pools=pools)
     try:
         add_administrator(world, "root")
-        web = web_of(world, lambda: overview_of(world))
+        web = web_of(world, lambda: overview_of(world), session_metrics=2000)
         alike = account("u", PASSWORD)
         for number in range(users):
             name = f"user{number * 7919 % users:06}"
@@ -57,6 +57,8 @@ def _pages(directory: Path, runs: int, users: int, say: Say) -> list[Row]:
         middle = f"10.{users >> 17}.{users >> 9 & 255}."
         paths = (
             "/",
+            "/metrics",
+            "/metrics/sessions",
             "/manage",
             "/manage/users",
             "/manage/users?search=user0",
@@ -76,6 +78,8 @@ def _pages(directory: Path, runs: int, users: int, say: Say) -> list[Row]:
             "/manage/events",
             "/manage/journal",
             "/manage/audit",
+            "/api/v1/history",
+            f"/api/v1/users/{session.user}/history",
             "/api/v1/sessions?limit=1000",
             "/api/v1/users?limit=1000",
             "/api/v1/leases?limit=1000",

@@ -181,13 +181,18 @@ class BrokerService(Service):
                 trouble=broker.in_trouble,
             )
 
-        web = Web(Daemon(config, reactor, clock, store, broker, bus, overview, recording, authenticator, management))
+        web = Web(
+            Daemon(
+                *(config, reactor, clock, store, broker, bus, overview, recording, plane.carried),
+                *(authenticator, management),
+            )
+        )
         self._stopping.append(web.stop)
         try:
             await web.start()
         except (CannotListenError, OSError) as error:
             raise Fatal(f"cannot serve the pages or the control socket: {error}; see `ddtb6 doctor`") from None
-        self._every_second(udp.tick, broker.tick, recording.tick)
+        self._every_second(udp.tick, broker.tick, recording.tick, web.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
         self.log.info("{firewall}", firewall=firewall())
         gc.freeze()  # What was imported stays for good.
@@ -302,7 +307,7 @@ class BrokerService(Service):
         self._stopping.append(backend.remove)
         return _remembered(backend.status, self._clock, FIREWALL_STATUS_AGE)
 
-    def _every_second(self, rest: Callable[[], None], *work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _every_second(self, rest: Callable[[], None], *work: Callable[[], Any]) -> None:
         """One round after the other, never two at once; what fails keeps nothing else from its turn."""
 
         waiting: list[Any] = []

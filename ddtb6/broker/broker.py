@@ -56,6 +56,8 @@ PRUNING_INTERVAL = 3600.0
 """Seconds between two prunings of history."""
 USAGE_INTERVAL = 5.0
 """Seconds between two countings of the pools, for the overview."""
+GROWTH_INTERVAL = 600.0
+"""The same of how fast they grow, which looks at each lease."""
 SILENT_LIMIT = 86400.0
 """Seconds of silence that end the tunnel of a client that announced no keepalives; its silence means little."""
 
@@ -123,7 +125,8 @@ class Broker:
         self._bus = bus
         self._tunnels = Tunnels(clock, store, plane, bus, policy.negotiation_timeout)
         self._pool_usage: Mapping[str, tuple[int, int]] = {}
-        self._usage_due = self._pruning_due = clock.monotonic()
+        self._pool_growth: Mapping[str, float] = {}
+        self._usage_due = self._growth_due = self._pruning_due = clock.monotonic()
         self._shut_out: dict[str, float] = {}
         self._granting: Counter[str] = Counter()
         """Tunnels by source that are being written and do not stand yet."""
@@ -352,6 +355,9 @@ class Broker:
         if now >= self._usage_due:
             self._usage_due = now + USAGE_INTERVAL
             self._pool_usage = await self._store.pool_usage()
+        if now >= self._growth_due:
+            self._growth_due = now + GROWTH_INTERVAL
+            self._pool_growth = await self._store.pool_growth()
         if now >= self._pruning_due:
             self._pruning_due = now + PRUNING_INTERVAL
             history = self._policy.history
@@ -420,9 +426,14 @@ class Broker:
     def activity(self) -> Activity:
         """Counts for the overview, as of now; pools as of the last tick."""
         pools = tuple(
-            PoolView(pool.name, pool.use.value, pool.block, pool.length, pool.capacity, held, resting)
+            PoolView(
+                *(pool.name, pool.use.value, pool.block, pool.length, pool.capacity, held, resting),
+                days_left=(pool.capacity - held - resting) / grown if grown > 0 else None,
+            )
             for pool in self._policy.pools.values()
-            for held, resting in [self._pool_usage.get(pool.name, (0, 0))]
+            for (held, resting), grown in [
+                (self._pool_usage.get(pool.name, (0, 0)), self._pool_growth.get(pool.name, 0.0))
+            ]
         )
         return Activity(
             sessions=len(self._tunnels),

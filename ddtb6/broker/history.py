@@ -14,7 +14,7 @@ from typing import Protocol
 from ddtb6.broker.ports import Session
 from ddtb6.tunnel.spec import Counters
 
-DAY, WEEK = 86400, 7 * 86400
+HOUR, DAY, WEEK = 3600, 86400, 7 * 86400
 FINE, COARSE = 600, 3 * 3600
 """Seconds that a point of a tunnel's day and of its week stands for."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.tunnel.reasons import Refusal
@@ -28,6 +28,15 @@ class PlaneLost:
 
 
 PlaneEvent = PlaneLost
+
+
+class Carried(NamedTuple):
+    """Counts of all tunnels together. *In* is from clients, *out* is to them."""
+
+    octets_in: int
+    octets_out: int
+    packets_in: int
+    packets_out: int
 
 
 class DataPlane(Protocol):
@@ -74,6 +83,12 @@ class DataPlane(Protocol):
 
     def strays(self) -> Mapping[Refusal, int]:
         """Packets refused that belong to no tunnel, since start."""
+
+    def carried(self) -> Carried | None:
+        """What all tunnels together have carried, at once and roughly, to show how much it is now.
+
+        It counts from some beginning, which may be another one next time. None: it cannot be read.
+        """
 
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         """`listener` is called on the reactor thread; it must not raise."""

@@ -324,6 +324,9 @@ class SessionStore(Protocol):
     async def pool_usage(self) -> Mapping[str, tuple[int, int]]:
         """Pool name to (pieces held, pieces resting); cheap with 50,000 leases."""
 
+    async def pool_growth(self) -> Mapping[str, float]:
+        """Pool name to pieces a day by which what is held grew over the last week; not for those too young to tell."""
+
     async def prune(self, before: float) -> int:
         """Forget sessions and lease spans that ended before epoch second `before`; returns how many went.
 

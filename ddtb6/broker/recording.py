@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import add
 
 from ddtb6.broker import ring
-from ddtb6.broker.history import DAY, FINE, WEEK, Cell, History, PastStore, Point, Series, Span, TunnelHistory
+from ddtb6.broker.history import DAY, FINE, HOUR, WEEK, Cell, History, PastStore, Point, Series, Span, TunnelHistory
 from ddtb6.broker.ports import Clock, Session
 from ddtb6.broker.views import Activity
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters
 
-MINUTE, TEN_MINUTES, HOUR = 60, 600, 3600
+MINUTE, TEN_MINUTES = 60, 600
 TIERS: Mapping[int, int] = {MINUTE: DAY, TEN_MINUTES: WEEK}
 """For how many seconds spans of that many seconds are kept."""
 HELD = 1800

@@ -63,6 +63,8 @@ class PoolView:
     capacity: int
     held: int
     resting: int
+    days_left: float | None = None
+    """Days until it is full at the rate of the last week; None: it does not grow, or not long enough to tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import fcntl
 import os
 import struct
 
-from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.planes import Carried, DataPlaneError
 
 NODE = "/dev/net/tun"
 LARGEST_PACKET = 65535
@@ -81,3 +81,19 @@ def _refusal(name: str, error: OSError) -> str:
     if error.errno == errno.EINVAL:
         return f"{name} is a device of another kind: configure another name"
     return f"the device {name} cannot be made: {error.strerror}"
+
+
+def carried(device: str) -> Carried | None:
+    """What the kernel counts of a device whose packets go to tunnels; None where there is none of that name."""
+    try:
+        with open("/proc/net/dev", "rb", buffering=0) as table:
+            text = table.read(1 << 20)
+    except OSError:
+        return None
+    for line in text.split(b"\n"):
+        name, found, numbers = line.partition(b":")
+        if found and name.strip() == device.encode():
+            columns = numbers.split()
+            # Received is what came from clients: eight columns of that, then what was sent.
+            return Carried(int(columns[0]), int(columns[8]), int(columns[1]), int(columns[9]))
+    return None

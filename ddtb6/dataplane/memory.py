@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import Carried, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import icmp6
 from ddtb6.dataplane.peers import Peers
@@ -43,6 +43,7 @@ class MemoryPlane:
         self._error_source = next(iter(sorted(self._broker_addresses)), None)
         self._peers = Peers(pools, own_addresses, self.encapsulations, self._route)
         self._expiries = icmp6.RateLimit(rate=100, burst=100)
+        self._carried = [0, 0, 0, 0]
         self._listeners: list[Callable[[PlaneEvent], None]] = []
         self._failures: list[tuple[int, str]] = []
         self._transmit: Callable[[bytes, Endpoint, Endpoint], bool] = _taken
@@ -108,6 +109,9 @@ class MemoryPlane:
     def strays(self) -> Mapping[Refusal, int]:
         return dict(self._peers.strays)
 
+    def carried(self) -> Carried:
+        return Carried(*self._carried)
+
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)
 
@@ -120,6 +124,8 @@ class MemoryPlane:
         if peer is not None:
             peer.packets_in += 1
             peer.octets_in += len(datagram)
+            self._carried[0] += len(datagram)
+            self._carried[2] += 1
             self._forward(datagram)
 
     # --- what the kernel does for the others ----------------------------------------------------------------------
@@ -148,6 +154,8 @@ class MemoryPlane:
             self.transmitted.append((packet, peer.local, peer.remote))
             peer.packets_out += 1
             peer.octets_out += len(packet)
+            self._carried[1] += len(packet)
+            self._carried[3] += 1
         else:
             peer.refuse(Refusal.NOT_SENT)
 

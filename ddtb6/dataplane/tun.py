@@ -21,9 +21,9 @@ from zope.interface import implementer
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import Carried, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.broker.ports import Clock
-from ddtb6.dataplane.device import LARGEST_PACKET, open_tun
+from ddtb6.dataplane.device import LARGEST_PACKET, carried, open_tun
 from ddtb6.dataplane.links import Layout, Links, warn_unless_forwarding
 from ddtb6.dataplane.peers import Peers
 from ddtb6.tunnel.reasons import Refusal
@@ -114,6 +114,9 @@ class TunPlane:
 
     def strays(self) -> Mapping[Refusal, int]:
         return dict(self._peers.strays)
+
+    def carried(self) -> Carried | None:
+        return carried(self._device)
 
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)

@@ -22,10 +22,11 @@ from twisted.internet.defer import Deferred
 
 from ddtb6.addressing.endpoint import Encapsulation
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.broker.planes import DataPlaneError, PlaneEvent, PlaneLost
+from ddtb6.broker.planes import Carried, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import limits
 from ddtb6.dataplane import utun_messages as wire
+from ddtb6.dataplane.device import carried
 from ddtb6.dataplane.genetlink import (
     ACK,
     DUMP,
@@ -222,6 +223,9 @@ class UtunPlane:
             self._netlink.ask(wire.DEV_GET, self._me, 0, self._take_strays).addErrback(lambda _: None)
         reasons = (*self._strays_before, *self._strays_now)
         return {each: self._strays_before.get(each, 0) + self._strays_now.get(each, 0) for each in reasons}
+
+    def carried(self) -> Carried | None:
+        return carried(self._device)
 
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)

@@ -195,6 +195,10 @@ class Store:
         now = self._clock.epoch()
         return await self._writer.submit(lambda connection: self._allocator.usage(connection, now))
 
+    async def pool_growth(self) -> Mapping[str, float]:
+        now = self._clock.epoch()
+        return await self._writer.submit(partial(leases.growth, now=now, window=WEEK))
+
     async def prune(self, before: float) -> int:
         now = self._clock.epoch()
         await self._in_slices(lambda connection: self._allocator.retire_strays(connection, now, SLICE))

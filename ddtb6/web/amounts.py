@@ -74,3 +74,13 @@ def grouped(number: int) -> str:
 def fullness(pool: PoolView) -> str:
     """The part of a pool that nobody can get now, 0 to 1."""
     return f"{min(1.0, (pool.held + pool.resting) / max(1, pool.capacity)):.3f}"
+
+
+def days_left(pool: PoolView) -> str:
+    """When a pool is full at its present rate, to be read."""
+    days = pool.days_left
+    if pool.held + pool.resting >= pool.capacity:
+        return "full"
+    if days is None or days > 3650:
+        return "not in sight" if days is None else "more than 10 years"
+    return "less than a day" if days < 1 else f"{days:.0f} {'day' if round(days) == 1 else 'days'}"

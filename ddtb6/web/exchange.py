@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 HTML = "text/html; charset=utf-8"
@@ -99,12 +99,29 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Sink(Protocol):
+    """Where the pieces of a body without an end go."""
+
+    def __call__(self, octets: bytes, /) -> None:
+        """Write a piece."""
+
+    @property
+    def stalled(self) -> bool:
+        """The other end does not read as fast as is written."""
+
+    def end(self) -> None:
+        """The body is complete."""
+
+    def abort(self) -> None:
+        """Hang up, whatever was not sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """An answer without an end, such as server-sent events."""
 
-    begin: Callable[[Callable[[bytes], None]], Callable[[], None]]
-    """Called with what writes a piece of the body; returns what is called once the other end is gone."""
+    begin: Callable[[Sink], Callable[[], None]]
+    """Called with where to write; returns what is called once the other end is gone, or it has ended."""
     content_type: str = "text/event-stream; charset=utf-8"
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import jinja2
 
 from ddtb6 import __version__
-from ddtb6.web.amounts import fullness, grouped, inner, octets, span, when
+from ddtb6.web.amounts import days_left, fullness, grouped, inner, octets, span, when
 from ddtb6.web.exchange import Answer, Request, json_answer
 from ddtb6.web.explained import ended, refused
 from ddtb6.web.visitors import Visitor
@@ -57,7 +57,7 @@ _pages = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _pages.filters.update(grouped=grouped, fullness=fullness, octets=octets, span=span, when=when)
-_pages.filters.update(ended=ended, refused=refused, segment=partial(quote, safe=""), inner=inner)
+_pages.filters.update(ended=ended, refused=refused, days_left=days_left, segment=partial(quote, safe=""), inner=inner)
 _pages.globals["version"] = __version__
 _pages.globals["static"] = {name: f"/{name}?{sha256(body).hexdigest()[:12]}" for name, body in _static.items()}
 

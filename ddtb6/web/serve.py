@@ -20,15 +20,17 @@ from twisted.web import resource, server
 
 from ddtb6.broker.broker import Broker
 from ddtb6.broker.events import Bus
+from ddtb6.broker.planes import Carried
 from ddtb6.broker.ports import Authenticator, Clock
 from ddtb6.broker.recording import Recording
 from ddtb6.broker.views import Overview
 from ddtb6.config import Config
 from ddtb6.tunnel.spec import TunnelId
-from ddtb6.web import api, control_site, status
+from ddtb6.web import api, control_site
 from ddtb6.web.control import Control
 from ddtb6.web.exchange import NO_STORE, Answer, Refused, Reply, Request, Stream, fields, json_answer, text
 from ddtb6.web.http import SECURITY_HEADERS, BoundedRequest, make_site
+from ddtb6.web.live import Live, Pulse
 from ddtb6.web.login import Login
 from ddtb6.web.manage import Manage
 from ddtb6.web.metrics import Metrics
@@ -37,6 +39,7 @@ from ddtb6.web.pages import STATIC, static_file
 from ddtb6.web.recent import Recent
 from ddtb6.web.routes import Desk, Route
 from ddtb6.web.staff import token_hash
+from ddtb6.web.status import Status
 from ddtb6.web.tunnels import Books
 from ddtb6.web.verbs import Actor
 from ddtb6.web.visitors import Role, Visitor, Visitors
@@ -74,6 +77,8 @@ class Daemon:
     bus: Bus
     overview: Callable[[], Overview]
     recording: Recording
+    carried: Callable[[], Carried | None]
+    """By all tunnels together, as `planes.DataPlane.carried`."""
     owners: Authenticator
     """Judges the passwords of tunnel accounts."""
     in_thread: Lane
@@ -103,6 +108,9 @@ class Web:
             past=daemon.recording,
         )
         self._control.subscribe(self._changed)
+        pulse = Pulse(daemon.clock, daemon.carried)
+        self._live = Live(daemon.clock)
+        self._status = Status(daemon.overview, daemon.recording, pulse, self._live, daemon.clock)
         self._metrics = Metrics(
             daemon.overview,
             daemon.recording.carried,
@@ -146,7 +154,7 @@ class Web:
         """The table."""
         table = [
             *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC),
-            *status.routes(self._daemon.overview),
+            *self._status.routes(),
             *self._metrics.routes(),
             *self._login.routes(),
             *Owner(self._control, self._daemon.store.find_account, self._daemon.config, self._login).routes(),
@@ -176,8 +184,13 @@ class Web:
         control = control_site.make_control_site(self._control, reactor)
         self._ports.append(await control_site.listen(control, config.server.control, reactor))
 
+    def tick(self) -> None:
+        """Once a second."""
+        self._status.tick()
+
     async def stop(self) -> None:
         """Listen no more."""
+        self._live.close()
         while self._ports:
             await self._ports.pop().stopListening()
 
@@ -253,9 +266,44 @@ async def _converse(request: BoundedRequest, desk: Desk, proxies: _Proxies) -> N
         request.write(reply.body)
     elif request.method != b"HEAD":
         request.write(b"")
-        stop.append(reply.begin(request.write))
+        sink = _RequestSink(request)
+        request.registerProducer(sink, True)
+        stop.append(reply.begin(sink))
         return
     request.finish()
+
+
+class _RequestSink:
+    """`exchange.Sink`, and the producer that the connection pauses while much waits to be sent."""
+
+    def __init__(self, request: BoundedRequest) -> None:
+        self._request = request
+        self.stalled = False
+        self._ended = False
+
+    def __call__(self, octets: bytes) -> None:
+        if not self._ended:
+            self._request.write(octets)
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def abort(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._request.channel.forceAbortClient()
+
+    def pauseProducing(self) -> None:
+        self.stalled = True
+
+    def resumeProducing(self) -> None:
+        self.stalled = False
+
+    def stopProducing(self) -> None:
+        self._ended = True
 
 
 def read(request: BoundedRequest, proxies: _Proxies) -> Request:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Protocol
 
-from ddtb6.broker.history import History, TunnelHistory
+from ddtb6.broker.history import History, Point, TunnelHistory
 from ddtb6.broker.journal import Journal
 from ddtb6.broker.management import ManagementStore
 from ddtb6.broker.ports import AccountStore, Ending, Holding, Lease, PastSession, SessionStore
@@ -52,6 +52,9 @@ class Past(Protocol):
 
     def history(self) -> History:
         """Of the broker as a whole; at once."""
+
+    def latest(self) -> Point | None:
+        """The last minute of it that anything is known of."""
 
     async def of_tunnel(self, owner: str) -> TunnelHistory:
         """Of an owner's tunnel. Raises StoreError."""

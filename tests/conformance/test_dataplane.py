@@ -208,6 +208,25 @@ def test_packets_both_ways_unchanged_but_for_one_hop_and_counted_to_the_octet(ri
     assert rig.observed(tunnel).counters == Counters(4, 4 * 40 + 1341, 3, 3 * 40 + 1247)
 
 
+def test_what_all_carry_together_is_roughly_what_tunnels_count(rig: Rig) -> None:
+    tunnel = rig.raise_tunnel(spec(1))
+    with rig.here():
+        before = rig.plane.carried()
+    for _ in range(3):
+        rig.from_client(tunnel, ipv6(tunnel.address, HOST, b"x" * 500))
+    rig.from_internet(ipv6(HOST, tunnel.address, b"x" * 900))
+    rig.until(lambda: rig.observed(tunnel).counters.packets_out, "the packet to the client")
+    counted = rig.observed(tunnel).counters
+    with rig.here():
+        after = rig.plane.carried()
+    assert before is not None
+    assert after is not None
+    octets_in, octets_out, packets_in, packets_out = (new - old for new, old in zip(after, before, strict=True))
+    assert counted.octets_in <= octets_in <= counted.octets_in + 500
+    assert counted.octets_out <= octets_out <= counted.octets_out + 500
+    assert (packets_in >= 3, packets_out >= 1) == (True, True)
+
+
 def test_addresses_and_prefixes_of_every_length_find_their_tunnel(rig: Rig) -> None:
     blocks = ["2001:db8:9000::/48", "2001:db8:9001:1000::/52", "2001:db8:9001:2100::/56", "2001:db8:9001:2230::/60"]
     blocks += ["2001:db8:9001:2241::/64", "2001:db8:a000::/40"]

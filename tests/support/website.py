@@ -38,7 +38,17 @@ def web_of(world: World, overview: Callable[[], Overview], **options: Any) -> We
     config = replace(base, web=replace(base.web, **options), pools=world.policy.pools)
     clock, store, broker, bus = world.clock, world.store, world.broker, world.bus
     daemon = Daemon(
-        config, clock, clock, store, broker, bus, overview, world.recording, world.authenticator, partial(execute)
+        config,
+        clock,
+        clock,
+        store,
+        broker,
+        bus,
+        overview,
+        world.recording,
+        world.plane.carried,
+        world.authenticator,
+        partial(execute),
     )
     return Web(daemon)
 

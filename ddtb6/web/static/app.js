@@ -24,3 +24,32 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
 for (const control of document.querySelectorAll("[data-submit]")) {
   control.addEventListener("change", () => control.form.requestSubmit());
 }
+
+// A part [data-live="URL"] is kept up to date: events of that stream carry the new content of the elements of their name.
+// What somebody is at with the keyboard stays as it is until they have moved on.
+for (const place of document.querySelectorAll("[data-live]")) {
+  if (!window.EventSource) break;
+  const alive = document.getElementById("alive");
+  const replace = (id, html) => {
+    const old = document.getElementById(id);
+    if (!old || old.contains(document.activeElement)) return;
+    old.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  };
+  let stream = null;
+  const open = () => {
+    if (stream || document.hidden) return;
+    stream = new EventSource(place.dataset.live);
+    for (const id of ["now", "pulse", "past"]) stream.addEventListener(id, (event) => replace(id, event.data));
+    stream.addEventListener("open", () => { if (alive) alive.hidden = false; });
+    stream.addEventListener("error", () => { if (alive) alive.hidden = true; });
+  };
+  // A page that nobody looks at asks for nothing.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden && stream) {
+      stream.close();
+      stream = null;
+    }
+    open();
+  });
+  open();
+}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from ipaddress import IPv6Network
 
@@ -14,12 +15,14 @@ from support.web import Browser
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
+from ddtb6.broker.history import History, Point, Series, TunnelHistory
 from ddtb6.broker.views import Activity, Overview, PoolView
-from ddtb6.web import status
 from ddtb6.web.exchange import Request
+from ddtb6.web.live import Live, Pulse
 from ddtb6.web.pages import STATIC, _static, static_file
 from ddtb6.web.routes import Desk, Route
 from ddtb6.web.serve import make_pages_site
+from ddtb6.web.status import Status
 from ddtb6.web.visitors import NOBODY, Role, Visitors
 
 OVERVIEW = Overview(
@@ -54,15 +57,34 @@ class StoppedClock:
         return 0.0
 
 
+class Nothing:
+    """A past of which nothing is known."""
+
+    def history(self) -> History:
+        empty = Series(60, ())
+        return History(empty, empty, empty)
+
+    def latest(self) -> Point | None:
+        return None
+
+    async def of_tunnel(self, owner: str) -> TunnelHistory:
+        raise AssertionError("nobody's tunnel is asked about")
+
+
+def page_of(overview: Callable[[], Overview]) -> Status:
+    clock = StoppedClock()
+    return Status(overview, Nothing(), Pulse(clock, lambda: None), Live(clock), clock)
+
+
 def render(overview: Overview) -> str:
-    return status.show(Request("GET", "/"), NOBODY, overview).body.decode()
+    return page_of(lambda: overview).show(Request("GET", "/"), NOBODY).body.decode()
 
 
 def _hash(name: str) -> str:
     return sha256(_static[name]).hexdigest()[:12]
 
 
-class Status(unittest.TestCase):
+class StatusPage(unittest.TestCase):
     def fetch(
         self, path: str, method: str = "GET", overview: Overview = OVERVIEW, body: bytes = b""
     ) -> tuple[int, dict[str, str], bytes]:
@@ -71,7 +93,7 @@ class Status(unittest.TestCase):
                 raise RuntimeError("secret of the broker")
             return overview
 
-        table = [*status.routes(view), *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC)]
+        table = [*page_of(view).routes(), *(Route("GET", f"/{name}", Role.NOBODY, static_file) for name in STATIC)]
         site = make_pages_site(Desk(table, Visitors(StoppedClock(), bytes)), (), Clock())
         browser = Browser(site)
         got = browser.take(browser.ask(method, path, body))
@@ -89,6 +111,8 @@ class Status(unittest.TestCase):
             "udp 0.0.0.0:3653",
             "The module utun is not loaded.",
             "nft clamps TCP MSS.",
+            "nothing known yet",
+            "not in sight",
             "DIGEST-MD5, ANONYMOUS",
             "300 Authentication failed",
             "2001:db8:1000::/36",
