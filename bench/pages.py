@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.logins import Say
 from bench.table import Row
@@ -84,9 +86,16 @@ def _pages(directory: Path, runs: int, users: int, say: Say) -> list[Row]:
             "/api/v1/users?limit=1000",
             "/api/v1/leases?limit=1000",
         )
-        return [_row(path, users, runs, lambda path=path: browser.get(path).status) for path in paths]  # type: ignore[misc]
+        owner = Browser(browser.site)
+        assert owner.log_in("owner", session.user, PASSWORD).status == 303
+        asked = [*((browser, path) for path in paths), (owner, "/tunnel"), (owner, "/api/v1/tunnel")]
+        return [_row(path, users, runs, partial(_status, who, path)) for who, path in asked]
     finally:
         world.close()
+
+
+def _status(browser: Any, path: str) -> int:
+    return int(browser.get(path).status)
 
 
 def _row(path: str, users: int, runs: int, fetch: Callable[[], int]) -> Row:

@@ -58,8 +58,6 @@ class Chromium:
         """`directory` is for its profile; `origin` is where its pages come from, and nothing else may."""
         self.origin = origin
         self._directory = directory
-        self.seen: set[str] = set()
-        """Paths that were checked."""
 
     def __enter__(self) -> Chromium:
         options = webdriver.ChromeOptions()
@@ -180,7 +178,6 @@ class Chromium:
 
     def check(self, name: str) -> list[str]:
         """What of all that a page must be it is not; leaves its pictures as `name`."""
-        self.seen.add(self.path)
         complaints = []
         for scheme in ("light", "dark"):
             with self.scheme(scheme):

@@ -191,7 +191,7 @@ class Records(ManageCase):
     def test_events_audit_and_journal(self) -> None:
         session = self.tunnel("alice")
         for path in ("/manage", "/manage/events", "/manage/events?user=alice", "/manage/users/alice"):
-            assert f"session {session.id}: user:alice" in self.root.get(path).text, path
+            assert f">session {session.id}</a>: user:alice" in self.root.get(path).text, path
         assert "session " not in self.root.get("/manage/events?user=bob").text.partition("<main")[2]
         page = self.root.get("/manage/journal").text
         assert "no answer of acct1" in page
