@@ -94,7 +94,7 @@ test: static  ## lint, types, layering and every test
 	@$(call vm_headers,$(VM_KERNELS))
 	@$(axe)
 	@echo "test: every test$${DDTB6_REQUIRE:+, with $$DDTB6_REQUIRE required}"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: static  ## lint, types, layering and the fast tests (under 30 s)
 	@echo "check: unit and property tests, and transcripts"
