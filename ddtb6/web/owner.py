@@ -35,7 +35,7 @@ from ddtb6.web.visitors import Role, Visitor
 
 PAST = 10
 HAPPENINGS = 20
-WRONG = "the old password is not right; after several attempts, wait a minute before the next"
+WRONG = "The old password is not right; after several attempts, wait a minute before the next."
 NOT_KEPT_HERE = "the password of this account is not kept here, but by your provider, who can change it"
 
 
@@ -141,6 +141,8 @@ class Owner:
             return await self._own_page(request, visitor, wrong, 422)
         try:
             await self.change_password(request, visitor, old, password)
+        except Refused as refused:
+            return await self._own_page(request, visitor, str(refused), 422)
         except ControlError as error:
             status = 422 if error.kind is Kind.REQUEST else STATUS[error.kind]
             return await self._own_page(request, visitor, api.sentence(error), status)
@@ -192,7 +194,7 @@ class Owner:
             raise ControlError(NOT_KEPT_HERE, Kind.CONFLICT)
         if await self._login.judge(visitor.source, Role.OWNER, name, old_password) != visitor.owner:
             await self._control.note_refused("user.passwd", {"name": name}, who, "the old password was not right")
-            raise ControlError(WRONG, Kind.REQUEST)
+            raise Refused(403, WRONG)
         await self._control.run("user.passwd", {"name": name, "password": password}, who)
         return PasswordChanged(name)
 
@@ -220,7 +222,8 @@ class Owner:
             if each.local.family == 4:
                 return each.local.address if each.local.port == PORT else str(each.local)
         host = request.host.partition(":")[0]
-        return host if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", host) else "BROKER"
+        usable = re.fullmatch(r"(?!127\.|localhost$)[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", host)
+        return host if usable else "BROKER"
 
 
 def _state(view: SessionView) -> TunnelState:

@@ -178,7 +178,7 @@ class Passwords(WebCase):
             body = json.dumps({"old_password": old, "password": new}).encode()
             return browser.take(browser.ask("PUT", "/api/v1/tunnel/password", body))
 
-        assert put("wrong", "another").status == 400
+        assert put("wrong", "another").status == 403
         assert put(PASSWORD, "another").json == {"account": "alice"}
         assert verify_password("another", self.kept())
         assert self.call("audit.list")[0]["who"] == "token:script"
@@ -326,4 +326,6 @@ class Values(WebCase):
         plain = Owner(self.web._control, self.world.store.find_account, daemon.config, self.web._login)
         assert plain._server(request, past) == session.spec.local.address
         assert plain._server(request, ()) == "BROKER"
+        for host in ("127.0.0.1:8653", "localhost", "", "a b", "-x"):
+            assert plain._server(mock.Mock(host=host), ()) == "BROKER"
         assert plain._server(mock.Mock(host="tunnel.example.net:8653"), ()) == "tunnel.example.net"
