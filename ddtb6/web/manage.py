@@ -8,7 +8,7 @@ Not here: what verbs do (`control`), who gets here (`routes`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,6 +20,7 @@ from ddtb6.web.api import actor, sentence
 from ddtb6.web.control import VERBS, Control
 from ddtb6.web.exchange import Answer, Refused, Request, see_other
 from ddtb6.web.pages import page
+from ddtb6.web.plot import Plot, of_tunnel
 from ddtb6.web.routes import Handler, Route
 from ddtb6.web.verbs import STATUS, ControlError, Kind
 from ddtb6.web.visitors import Role, Visitor
@@ -54,9 +55,11 @@ SESSION_COLUMNS = (
 class Manage:
     """The pages."""
 
-    def __init__(self, control: Control, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, control: Control, pools: Mapping[str, Pool], epoch: Callable[[], float]) -> None:
+        """`epoch` gives the seconds since 1970 UTC."""
         self._control = control
         self._pools = pools
+        self._epoch = epoch
 
     def routes(self) -> list[Route]:
         def row(method: str, path: str, handler: Handler, menu: str = "") -> Route:
@@ -265,7 +268,10 @@ class Manage:
 
     async def session(self, request: Request, visitor: Visitor) -> Answer:
         view = await self._show(request, visitor, "session.show", id=_id(request))
-        return page(request, visitor, "manage/session.html", each=view)
+        plots: Sequence[Plot] = ()
+        if view.user is not None:
+            plots = of_tunnel(await self._show(request, visitor, "user.history", name=view.user), self._epoch())
+        return page(request, visitor, "manage/session.html", each=view, plots=plots)
 
     async def ask_end(self, request: Request, visitor: Visitor) -> Answer:
         view = await self._show(request, visitor, "session.show", id=_id(request))

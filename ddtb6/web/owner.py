@@ -22,7 +22,7 @@ from ddtb6.broker.ports import Account, Lease, PastSession, StoreError
 from ddtb6.broker.views import SessionView
 from ddtb6.config import Config
 from ddtb6.tunnel.spec import Counters, TunnelId
-from ddtb6.web import api
+from ddtb6.web import api, plot
 from ddtb6.web.control import Control
 from ddtb6.web.exchange import Answer, Refused, Request, see_other
 from ddtb6.web.login import Login
@@ -91,13 +91,19 @@ class Owner:
     """The pages and the rows of the API."""
 
     def __init__(
-        self, control: Control, find_account: Callable[[str], Account | None], config: Config, login: Login
+        self,
+        control: Control,
+        find_account: Callable[[str], Account | None],
+        config: Config,
+        login: Login,
+        epoch: Callable[[], float],
     ) -> None:
-        """`find_account` raises StoreError."""
+        """`find_account` raises StoreError; `epoch` gives the seconds since 1970 UTC."""
         self._control = control
         self._find_account = find_account
         self._config = config
         self._login = login
+        self._epoch = epoch
 
     def routes(self) -> list[Route]:
         return [
@@ -129,9 +135,10 @@ class Owner:
     async def _own_page(self, request: Request, visitor: Visitor, wrong: str = "", status: int = 200) -> Answer:
         try:
             own = await self.own(request, visitor)
+            plots = plot.of_tunnel(await self.history(request, visitor), self._epoch())
         except ControlError as error:
             raise Refused(STATUS[error.kind], api.sentence(error)) from None
-        return page(request, visitor, "tunnel.html", status, own=own, tunnel=own.tunnel, wrong=wrong)
+        return page(request, visitor, "tunnel.html", status, own=own, tunnel=own.tunnel, plots=plots, wrong=wrong)
 
     async def set_password(self, request: Request, visitor: Visitor) -> Answer:
         form = request.form()

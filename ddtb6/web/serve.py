@@ -121,6 +121,7 @@ class Web:
         self._login = Login(
             self._visitors, daemon.clock, daemon.owners, store, daemon.in_thread, self._control.note_login
         )
+        self._owner = Owner(self._control, store.find_account, config, self._login, daemon.clock.epoch)
 
     def _changed(self, verb: str, arguments: Mapping[str, Any], actor: Actor) -> None:
         """After some changes, those who logged in before must do so again."""
@@ -157,8 +158,8 @@ class Web:
             *self._status.routes(),
             *self._metrics.routes(),
             *self._login.routes(),
-            *Owner(self._control, self._daemon.store.find_account, self._daemon.config, self._login).routes(),
-            *Manage(self._control, self._daemon.config.pools).routes(),
+            *self._owner.routes(),
+            *Manage(self._control, self._daemon.config.pools, self._daemon.clock.epoch).routes(),
             *api.routes(self._control),
         ]
         described = json_answer(api.document(table))

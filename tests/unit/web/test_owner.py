@@ -52,6 +52,8 @@ class Page(WebCase):
             "spoofed-source",
             REFUSED[Refusal.SPOOFED_SOURCE],
             "<td>Logged in</td>",
+            "Traffic, last day",
+            "Latency, last week",
         ):
             assert shown in text, shown
         for hidden in (str(other.spec.address), str(other.spec.remote), "bob", PASSWORD):
@@ -315,15 +317,14 @@ class Values(WebCase):
     def test_the_broker_is_named_as_configured(self) -> None:
         daemon = self.web._daemon
         web = replace(daemon.config.web, broker="broker.example.net:3654")
-        owner = Owner(
-            self.web._control, self.world.store.find_account, replace(daemon.config, web=web), self.web._login
-        )
+        control, find, clock = self.web._control, self.world.store.find_account, self.world.clock
+        owner = Owner(control, find, replace(daemon.config, web=web), self.web._login, clock.epoch)
         session: Session = self.tunnel("alice")
         request = mock.Mock(host="[::1]:80")
         past = now(self.world.store.past_sessions("user:alice", 1))
         assert owner._server(request, past) == "broker.example.net:3654"
         assert self.web._daemon.config.web.broker == ""
-        plain = Owner(self.web._control, self.world.store.find_account, daemon.config, self.web._login)
+        plain = Owner(control, find, daemon.config, self.web._login, clock.epoch)
         assert plain._server(request, past) == session.spec.local.address
         assert plain._server(request, ()) == "BROKER"
         for host in ("127.0.0.1:8653", "localhost", "", "a b", "-x"):
