@@ -54,7 +54,7 @@ def refusing(space: Namespace) -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The administrator `ROOT` and the accounts alice, bob and idle, all with the password `PASSWORD`."""
+    """The administrator `ROOT` and the accounts alice, bob, erin and idle, all with the password `PASSWORD`."""
     if (why := missing_browser()) is not None:
         unavailable("browser", why)
     with Lab() as lab:
@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             },
         }
         broker = Broker(net.broker, tmp_path_factory.mktemp("broker"), **radius)
-        broker.add_accounts(("alice", "bob", "idle"), PASSWORD)
+        broker.add_accounts(("alice", "bob", "erin", "idle"), PASSWORD)
         broker.start()
         broker.tool("admin", "add", ROOT, "--password-stdin", stdin=f"{PASSWORD}\n")
         with refusing(net.broker):

@@ -164,3 +164,22 @@ def test_without_its_script_everything_is_there(browser: Chromium) -> None:
         assert not browser.driver.find_element("css selector", "button[data-copy]").is_displayed()
     finally:
         browser._command("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_the_status_page_keeps_itself_up_to_date(browser: Chromium, world: World, connect: Connect) -> None:
+    browser.open("/")
+    browser.script("window.thisVisit = true")
+    browser.wait(lambda: browser.find("#alive").is_displayed(), "the stream")
+
+    def tunnels() -> int:
+        return int(browser.find("#now .figures strong").text)
+
+    before = tunnels()
+    client = connect("erin", PASSWORD, "--prefix-length", "56")
+    client.wait_up()
+    browser.wait(lambda: tunnels() == before + 1, "one tunnel more")
+    client.stop()
+    world.broker.tool("session", "kill", str(world.broker.sessions("erin")[0]["id"]))
+    browser.wait(lambda: tunnels() == before, "one tunnel less")
+    assert browser.script("return window.thisVisit"), "the page was never loaded again"
+    assert browser.noise() == []
