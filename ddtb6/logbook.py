@@ -41,26 +41,27 @@ class Logbook:
                 pass  # The session between them says the same and more.
             case events.SessionOpened(session) | events.SessionEnded(session):
                 if session.user is None:
-                    self._stranger(words(event))
+                    self._stranger(words(event), session.id)
                 else:
-                    self._info(words(event))
+                    self._info(words(event), session.id, session.user)
             case events.PlaneTrouble():
                 self.log.error("{line}", line=words(event))
             case _:
                 self._info(words(event))
 
-    def _stranger(self, line: str) -> None:
+    def _stranger(self, line: str, session: int | None = None) -> None:
         if not self._allowed.take("", self._clock.monotonic()):
             self._left_out += 1
             return
         if self._left_out:
             self._info(f"{self._left_out} lines about strangers were left out: more came than are logged")
             self._left_out = 0
-        self._info(line)
+        self._info(line, session)
 
-    def _info(self, line: str) -> None:
-        # No fields: twistd formats each by itself, and a line for every session is a tenth of what a log-in costs.
-        self.log.info(line.replace("{", "{{").replace("}", "}}"))
+    def _info(self, line: str, session: int | None = None, user: str | None = None) -> None:
+        # No fields in the text: twistd formats each by itself, and a line for every session is a tenth of what a log-in
+        # costs. Session and user are for `journald`.
+        self.log.info(line.replace("{", "{{").replace("}", "}}"), session=session, user=user)
 
 
 def words(event: events.Event) -> str:

@@ -100,6 +100,7 @@ def furnish(root: DebianRoot) -> Kernel:
     (etc / "hosts").write_text("127.0.0.1 localhost broker\n")
     (etc / "systemd/system/agent.service").write_text(AGENT_UNIT)
     (root.path / "usr/local/sbin/agent").write_text(AGENT)
+    (etc / "dpkg/dpkg.cfg.d/fast").write_text("force-unsafe-io\n")
     root.run("systemctl", "enable", "agent.service", "systemd-networkd.service")
     root.run("systemctl", "mask", *QUIET)
     (modules,) = (root.path / "lib/modules").iterdir()

@@ -270,7 +270,7 @@ def hardware(
     tcg = accelerator == "tcg"
     argv = ["qemu-system-x86_64", "-M", "q35,hpet=off,usb=off,vmport=off"]
     argv += ["-accel", "tcg,thread=multi,tb-size=512" if tcg else accelerator]
-    argv += ["-cpu", "max,-la57,-pku" if tcg else "host", "-smp", str(cpus), "-m", memory]
+    argv += ["-cpu", "max,-la57,-pku,-svm" if tcg else "host", "-smp", str(cpus), "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]
     argv += ["-kernel", str(which.image), "-initrd", str(initrd)]
     argv += ["-append", "console=ttyS0 panic=-1 quiet loglevel=5 mitigations=off nokaslr tsc=reliable audit=0"]

@@ -195,7 +195,10 @@ def test_a_client_logs_in_and_pings_through_the_kernel(installed: Installed) -> 
     address = installed.tunnel.wait_up(120)
     wait_until(lambda: ping(installed.around.client, HOST) is not None, "a ping to the host behind the broker", 60)
     assert ping(installed.around.host, str(address)) is not None, "nor the other way"
-    assert installed.session()["address"] == str(address)
+    session = installed.session()
+    assert session["address"] == str(address)
+    journal = installed.machine.run("journalctl", "--quiet", "--output=cat", f"DDTB6_SESSION={session['id']}")
+    assert journal.startswith(f"session {session['id']}: user:alice at ")
 
 
 def test_a_restart_loses_nothing(installed: Installed) -> None:
@@ -230,7 +233,7 @@ def test_an_upgrade_loses_nothing(installed: Installed) -> None:
     machine, before = installed.machine, installed.life()
     opened = machine.property("ddtb6.socket", "InvocationID")
     with undisturbed(installed):
-        machine.run("apt-get", "install", "-qq", NEWER_FILE)
+        machine.run("dpkg", "--install", NEWER_FILE)
         assert installed.next_life(before), "it goes on with what was there before"
     assert machine.run("dpkg-query", "-W", "-f", "${Version}", "ddtb6") == NEWER
     assert machine.property("ddtb6.socket", "InvocationID") == opened, "its ports were closed"
@@ -262,7 +265,7 @@ def test_purge_leaves_nothing(installed: Installed) -> None:
     installed.tunnel.stop()
     run = installed.machine.run
     run("rm", NEWER_FILE)
-    run("apt-get", "purge", "-qq", "ddtb6", "utun-dkms")
+    run("dpkg", "--purge", "ddtb6", "utun-dkms")
     named = ("(", "-name", "*ddtb6*", "-o", "-name", "*utun*", ")")
     assert run("find", "/", "-xdev", *named, "-print") == ""
     assert run("find", "/run", *named, "-print") == ""
