@@ -44,6 +44,8 @@ _TABLE = re.compile(r"^table inet ddtb6 \{\n(.*?)^\}$", re.MULTILINE | re.DOTALL
 _RULE = re.compile(rf'^(?:.* counter packets (?P<dropped>\d+) .*)?.*? comment "(?P<label>{MARK}[^"]*)"$')
 _PATIENCE = 5.0
 """Seconds; nft takes a fiftieth of one."""
+_FIRST_PATIENCE = 30.0
+"""When rules are applied: the kernel may then load parts of nf_tables, which takes a small machine seconds."""
 _IPV6_MASK = "ffff:" * (IPV6_SOURCE_BITS // 16) + ":"
 
 
@@ -129,31 +131,31 @@ class NftFirewall:
     def apply(self, plan: Plan) -> None:
         expected = [rule.label for rule in rules_of(plan) for _ in _texts(rule)]
         try:
-            self._load(script(plan))
-            compare(expected, (each.label for each in self._found()))
+            self._load(script(plan), _FIRST_PATIENCE)
+            compare(expected, (each.label for each in self._found(_FIRST_PATIENCE)))
         except FirewallError:
             with contextlib.suppress(FirewallError):
                 self.remove()
             raise
 
     def remove(self) -> None:
-        self._load(_REMOVE)
+        self._load(_REMOVE, _PATIENCE)
 
     def status(self) -> str:
-        return describe(self.name, {"": self._found()})
+        return describe(self.name, {"": self._found(_PATIENCE)})
 
-    def _found(self) -> list[Found]:
-        done = self._run(*_LIST)
+    def _found(self, patience: float) -> list[Found]:
+        done = self._run(*_LIST, patience=patience)
         if done.returncode != 0:
             raise _refusal(done.stderr)
         return found_in(done.stdout)
 
-    def _load(self, text: str) -> None:
-        done = self._run("-f", "-", stdin=text)
+    def _load(self, text: str, patience: float) -> None:
+        done = self._run("-f", "-", stdin=text, patience=patience)
         if done.returncode != 0:
             raise _refusal(done.stderr)
 
-    def _run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str, patience: float, stdin: str = "") -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
                 [self._program, *arguments],
@@ -161,13 +163,13 @@ class NftFirewall:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_PATIENCE,
+                timeout=patience,
                 check=False,
                 env={"LC_ALL": "C"},
             )
         except subprocess.TimeoutExpired:
             raise FirewallError(
-                f"{self._program} did not end within {_PATIENCE:.0f} s: see what else is changing nftables rules."
+                f"{self._program} did not end within {patience:.0f} s: see what else is changing nftables rules."
             ) from None
         except OSError as error:
             raise FirewallError(
