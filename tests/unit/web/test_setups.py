@@ -40,7 +40,7 @@ def options(words: list[str]) -> argparse.Namespace:
 def exec_start(line: str) -> list[str]:
     """The words of ExecStart, as systemd.service(5) splits and unquotes them, without variables."""
     words = re.findall(r'(?:[^\s"\\]|\\.|"(?:[^"\\]|\\.)*")+', line)
-    plain = [re.sub(r"\\(.)", r"\1", re.sub(r'(?<!\\)"', "", word)) for word in words]
+    plain = [re.sub(r'\\(.)|"', lambda found: found[1] or "", word) for word in words]
     return [word.replace("%%", "%").replace("$$", "$") for word in plain]
 
 
