@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.capabilities import missing_browser, unavailable
 from support.netns import Lab, Namespace, internet
-from support.scenario import PASSWORD, STATUS_PORT, Broker, Connection, World
+from support.scenario import PASSWORD, STATUS_PORT, TABLES, Broker, Connection, World
 
 ORIGIN = f"http://127.0.0.1:{STATUS_PORT}"
 """A page from loopback counts as secure, so scripts may use the clipboard."""
@@ -54,19 +54,23 @@ def refusing(space: Namespace) -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The administrator `ROOT` and the accounts alice, bob, erin and idle, all with the password `PASSWORD`."""
+    """The administrator `ROOT` and the accounts alice, bob, erin and idle, all with the password `PASSWORD`.
+
+    The browser is where a trusted proxy would be.
+    """
     if (why := missing_browser()) is not None:
         unavailable("browser", why)
     with Lab() as lab:
         net = internet(lab)
-        radius = {
+        tables = {
+            "web": {**TABLES["web"], "trusted_proxies": ["127.0.0.1"]},
             "auth": {"chain": ["local", "radius", "anonymous"]},
             "radius.server.isp": {
                 **{"address": "127.0.0.1", "auth_port": RADIUS_PORT, "acct_port": 0, "secret": SECRET.decode()},
                 "message_authenticator": "no",
             },
         }
-        broker = Broker(net.broker, tmp_path_factory.mktemp("broker"), **radius)
+        broker = Broker(net.broker, tmp_path_factory.mktemp("broker"), **tables)
         broker.add_accounts(("alice", "bob", "erin", "idle"), PASSWORD)
         broker.start()
         broker.tool("admin", "add", ROOT, "--password-stdin", stdin=f"{PASSWORD}\n")

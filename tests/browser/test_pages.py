@@ -76,6 +76,13 @@ def test_of_owners_and_of_nobody(browser: Chromium, session: dict[str, str]) -> 
     assert [each for each in complaints if "/nothing - " not in each] == []
 
 
+def test_of_who_comes_through_a_tunnel(browser: Chromium, session: dict[str, str]) -> None:
+    with browser.sending(X_Forwarded_For=session["address"]):
+        browser.open("/tunnel")
+        assert "The tunnel you came through" in browser.text
+        assert browser.check("through") == []
+
+
 def test_no_page_is_left_out(tmp_path: Path) -> None:
     inside = virtual.World(tmp_path)
     try:

@@ -151,6 +151,16 @@ class Chromium:
         self._command("Browser.grantPermissions", origin=self.origin, permissions=list(permissions))
 
     @contextlib.contextmanager
+    def sending(self, **headers: str) -> Iterator[None]:
+        """With further headers in every request, their names with _ for -."""
+        self._command("Network.enable")
+        self._command("Network.setExtraHTTPHeaders", headers={k.replace("_", "-"): v for k, v in headers.items()})
+        try:
+            yield
+        finally:
+            self._command("Network.setExtraHTTPHeaders", headers={})
+
+    @contextlib.contextmanager
     def wide(self, size: tuple[int, int]) -> Iterator[None]:
         """With a screen of `size`."""
         self._command(
