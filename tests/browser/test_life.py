@@ -89,6 +89,17 @@ def test_the_owner_sees_it_and_chooses_a_password(browser: Chromium, world: Worl
     for words in (address, session["prefix"], session["remote"], "There is one on the way"):
         assert words in browser.text, words
 
+    browser.script("window.thisVisit = true")
+    client.stop()
+    world.broker.tool("session", "kill", str(session["id"]))
+
+    def now_shown() -> str:
+        browser.script("document.dispatchEvent(new Event('visibilitychange'))")
+        return browser.find("#now .state").text
+
+    browser.wait(lambda: now_shown() == "down", "the end of the session on the page")
+    assert browser.script("return window.thisVisit"), "the page was never loaded again"
+
     browser.grant("clipboardReadWrite", "clipboardSanitizedWrite")
     browser.find("#setup-connect").is_displayed()
     browser.script("document.querySelector('details:has(#setup-connect)').open = true")
@@ -105,7 +116,6 @@ def test_the_owner_sees_it_and_chooses_a_password(browser: Chromium, world: Worl
         browser.fill(old_password=old, password=new, again=again)
         browser.press("Change")
         assert said in browser.text
-    client.stop()
     assert str(connect("bob", "another").wait_up()) == address
     browser.log_out()
     browser.log_in("owner", "bob", "another")

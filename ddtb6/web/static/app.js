@@ -53,3 +53,17 @@ for (const place of document.querySelectorAll("[data-live]")) {
   });
   open();
 }
+
+// A part [data-again="SECONDS"] with an id is fetched again with its page that often, while somebody looks at it.
+for (const place of document.querySelectorAll("[data-again]")) {
+  const again = async () => {
+    if (document.hidden) return;
+    const answer = await fetch(location.pathname, { cache: "no-store" }).catch(() => null);
+    if (!answer || !answer.ok || answer.redirected) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const fresh = page.getElementById(place.id);
+    if (fresh && !place.contains(document.activeElement)) place.replaceChildren(...fresh.childNodes);
+  };
+  setInterval(again, 1000 * place.dataset.again);
+  document.addEventListener("visibilitychange", again);
+}
