@@ -32,6 +32,7 @@ from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
 from ddtb6.broker.planes import DataPlaneError
 from ddtb6.broker.ports import Authenticator, StoreError
+from ddtb6.broker.probes import KEY, Probes
 from ddtb6.broker.recording import Recording
 from ddtb6.broker.views import Overview
 from ddtb6.clock import SystemClock
@@ -154,6 +155,7 @@ class BrokerService(Service):
         self._stopping.append(broker.stop)
         if deliverer is not None:
             await deliverer.start(resumed=broker.activity().sessions)
+        probes = self._probes(broker, plane, recording)
         firewall = self._raise_firewall()
         driver = Driver(broker, clock)
         udp = UdpSignalling(broker, driver, clock, planes.packets_to(plane), limits.negotiations)
@@ -184,7 +186,7 @@ class BrokerService(Service):
         web = Web(
             Daemon(
                 *(config, reactor, clock, store, broker, bus, overview, recording, plane.carried),
-                *(authenticator, management),
+                *(probes.view if probes else None, authenticator, management),
             )
         )
         self._stopping.append(web.stop)
@@ -192,7 +194,7 @@ class BrokerService(Service):
             await web.start()
         except (CannotListenError, OSError) as error:
             raise Fatal(f"cannot serve the pages or the control socket: {error}; see `ddtb6 doctor`") from None
-        self._every_second(udp.tick, broker.tick, recording.tick, web.tick)
+        self._every_second(udp.tick, broker.tick, *([probes.tick] if probes else []), recording.tick, web.tick)
         self.log.info("data plane {name}: {why}", name=plane.name, why=choice.reason)
         self.log.info("{firewall}", firewall=firewall())
         gc.freeze()  # What was imported stays for good.
@@ -223,6 +225,16 @@ class BrokerService(Service):
             )
         except StoreError as error:
             raise Fatal(str(error)) from None
+
+    def _probes(self, broker: Broker, plane: planes.Plane, recording: Recording) -> Probes | None:
+        if not self.config.tunnel.latency:
+            return None
+        try:
+            key = secrets.token_bytes(KEY)
+            return Probes(self._clock, key, broker, self.config.pools, plane, recording)
+        except DataPlaneError as error:
+            self.log.warn("latency is not measured: {why}", why=str(error))
+            return None
 
     def _make_aaa(self) -> Aaa | None:
         if not self.config.radius_servers and not self.config.radius_dynamic.listen:

@@ -45,14 +45,14 @@ command \fBtwistd3\fR, others call it \fBtwistd\fR. Sessions outlive the daemon:
 clients need not log in anew.
 .SH PRIVILEGES
 The daemon needs no root, only the capability CAP_NET_ADMIN: for its network device, for routes, and for firewall rules
-by \fBnft\fR(8). Firewall rules by python-iptables (\fBfirewall.backend\fR) need CAP_NET_RAW as well. Without a service
-manager, this is what the unit does:
+by \fBnft\fR(8). To measure the latency of tunnels in the kernel, and for firewall rules by python-iptables
+(\fBfirewall.backend\fR), it needs CAP_NET_RAW as well. Without a service manager, this is what the unit does:
 .PP
 .RS
 .nf
 setpriv \-\-reuid=ddtb6 \-\-regid=ddtb6 \-\-clear\-groups \-\-no\-new\-privs \e
-  \-\-inh\-caps=\-all,+net_admin \-\-ambient\-caps=\-all,+net_admin \e
-  \-\-bounding\-set=\-all,+net_admin \e
+  \-\-inh\-caps=\-all,+net_admin,+net_raw \-\-ambient\-caps=\-all,+net_admin,+net_raw \e
+  \-\-bounding\-set=\-all,+net_admin,+net_raw \e
   twistd3 \-n \-\-pidfile= ddtb6
 .fi
 .RE

@@ -22,7 +22,7 @@ from ddtb6.broker.history import Meter
 from ddtb6.broker.search import SessionQuery
 from ddtb6.broker.tally import Tally
 from ddtb6.broker.tunnels import Tunnels
-from ddtb6.broker.views import Activity, PoolView, Reconciliation, SessionPage, SessionView
+from ddtb6.broker.views import Activity, Reconciliation, SessionPage, SessionView, pool_view
 from ddtb6.sasl.mechanisms import Mechanism, mechanism
 from ddtb6.tsp.effects import (
     Answer,
@@ -379,6 +379,14 @@ class Broker:
         """The live session that accounting calls `name`: its `Terms.account_session`, or without one its id."""
         return self._tunnels.named(name)
 
+    def session(self, tunnel: TunnelId) -> ports.Session | None:
+        """A live session."""
+        return self._tunnels.session(tunnel)
+
+    def established(self) -> Iterator[ports.Session]:
+        """Sessions whose tunnels are in use, oldest first."""
+        return self._tunnels.established()
+
     def session_of(self, owner: str) -> ports.Session | None:
         """The live session of an owner."""
         return self._tunnels.of_owner(owner)
@@ -425,15 +433,10 @@ class Broker:
 
     def activity(self) -> Activity:
         """Counts for the overview, as of now; pools as of the last tick."""
+        usage, growth = self._pool_usage, self._pool_growth
         pools = tuple(
-            PoolView(
-                *(pool.name, pool.use.value, pool.block, pool.length, pool.capacity, held, resting),
-                days_left=(pool.capacity - held - resting) / grown if grown > 0 else None,
-            )
-            for pool in self._policy.pools.values()
-            for (held, resting), grown in [
-                (self._pool_usage.get(pool.name, (0, 0)), self._pool_growth.get(pool.name, 0.0))
-            ]
+            pool_view(each, *usage.get(each.name, (0, 0)), growth.get(each.name, 0.0))
+            for each in self._policy.pools.values()
         )
         return Activity(
             sessions=len(self._tunnels),

@@ -30,6 +30,10 @@ class PlaneLost:
 PlaneEvent = PlaneLost
 
 
+ECHO_IDENTIFIER = 0x6464
+"""Of the echo requests that we send; replies with another one are somebody else's."""
+
+
 class Carried(NamedTuple):
     """Counts of all tunnels together. *In* is from clients, *out* is to them."""
 
@@ -88,6 +92,18 @@ class DataPlane(Protocol):
         """What all tunnels together have carried, at once and roughly, to show how much it is now.
 
         It counts from some beginning, which may be another one next time. None: it cannot be read.
+        """
+
+    def send_echo(self, source: bytes, destination: bytes, rest: bytes) -> bool:
+        """Send an ICMPv6 echo request from a broker address to a client's, 16 octets each; whether it went off.
+
+        `rest` is what is behind the checksum, and begins with `ECHO_IDENTIFIER`. It must not raise.
+        """
+
+    def hear_echoes(self, listener: Callable[[bytes, bytes], bool]) -> None:
+        """`listener` gets each echo reply with that identifier: the sender and `rest`. It says whether it was its own.
+
+        To be called once, after the start. Raises DataPlaneError where echoes cannot be heard.
         """
 
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:

@@ -83,6 +83,15 @@ class Tunnels:
         live = self._live.carrying(inner)
         return live.session if live else None
 
+    def session(self, tunnel: TunnelId) -> ports.Session | None:
+        """The session of a live tunnel."""
+        live = self._live.get(tunnel)
+        return live.session if live else None
+
+    def established(self) -> Iterator[ports.Session]:
+        """The sessions of live tunnels that are in use, oldest first."""
+        return (live.session for live in self._live if live.established)
+
     def named(self, name: int) -> ports.Session | None:
         """The live session that accounting calls `name`: its `Terms.account_session`, or without one its id."""
         live = self._live.named(name)

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.pool import Pool
 from ddtb6.tunnel.spec import Counters, TunnelId
 
 
@@ -139,6 +140,17 @@ class AaaView:
 
 
 @dataclass(frozen=True, slots=True)
+class EchoView:
+    """Echo requests to clients through their tunnels, since start."""
+
+    asked: int
+    classes: tuple[tuple[float, int], ...]
+    """Answers by how long they took: up to so many seconds, and longer than the class before."""
+    seconds: float
+    """What they took, all together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The broker as a whole; holds no user data, so anybody may see it."""
 
@@ -162,6 +174,20 @@ class Overview:
     """None: no RADIUS server is configured."""
     trouble: bool = False
     """The data plane is lost or refuses what it is told, and is being made to match again."""
+
+
+def pool_view(pool: Pool, held: int, resting: int, growth: float) -> PoolView:
+    """How full a pool is, with `growth` pieces more held every day."""
+    return PoolView(
+        name=pool.name,
+        use=pool.use.value,
+        block=pool.block,
+        length=pool.length,
+        capacity=pool.capacity,
+        held=held,
+        resting=resting,
+        days_left=max(0, pool.capacity - held - resting) / growth if growth > 0 else None,
+    )
 
 
 def plain(value: Any) -> Any:

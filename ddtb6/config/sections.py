@@ -262,6 +262,9 @@ class TunnelConfig:
     """Seconds of silence after which a tunnel is taken down; 0: never. At least 5 keepalives are always allowed for."""
     lifetime: int = field(default=604800, metadata=_between(3600, 31_536_000))
     """Lifetime told to the client as it stands; clients read it as minutes, as seconds, or not at all."""
+    latency: bool = True
+    """Send each account's client an ICMPv6 echo request of 72 octets a minute through its tunnel, to plot how long the
+    answer takes. An answer is a sign of life, as any packet. The kernel's data plane counts both as traffic."""
     resolver: IPv6Address | None = None
     """Recursive DNS resolver told to clients, such as `2001:db8::53`; empty: none."""
     domain: str = field(

@@ -9,6 +9,10 @@ Not here: when to answer (`dataplane.peers`, `dataplane.memory`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ddtb6.broker.planes import ECHO_IDENTIFIER
+
 ICMP6 = 58
 DESTINATION_UNREACHABLE, PACKET_TOO_BIG, TIME_EXCEEDED = 1, 2, 3
 ECHO_REQUEST, ECHO_REPLY, REDIRECT = 128, 129, 137
@@ -20,6 +24,7 @@ HEADER = 40
 SMALLEST_MTU = 1280
 """RFC 8200 section 5; also the most that an error message may fill."""
 
+_IDENTIFIER = ECHO_IDENTIFIER.to_bytes(2, "big")
 _FRAGMENT = 44
 _EXTENSIONS = frozenset((0, 43, 60, _FRAGMENT))
 """Hop-by-hop, routing, destination options, fragment: what may stand before the upper layer."""
@@ -61,6 +66,21 @@ def echo_reply(request: bytes) -> bytes | None:
     if request[6] != ICMP6 or len(request) < HEADER + 8 or request[HEADER] != ECHO_REQUEST:
         return None
     return message(request[24:40], request[8:24], ECHO_REPLY, 0, request[HEADER + 4 :])
+
+
+def heard(packet: bytes, listener: Callable[[bytes, bytes], bool]) -> bool:
+    """Whether `packet`, which has a whole IPv6 header, is an echo reply that `listener` takes."""
+    return (
+        len(packet) >= HEADER + 8
+        and packet[HEADER] == ECHO_REPLY
+        and packet[HEADER + 4 : HEADER + 6] == _IDENTIFIER
+        and listener(packet[8:24], packet[HEADER + 4 :])
+    )
+
+
+def deaf(source: bytes, rest: bytes) -> bool:
+    """The listener where nobody listens."""
+    return False
 
 
 def _is_error(packet: bytes) -> bool:

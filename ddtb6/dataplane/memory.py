@@ -44,6 +44,7 @@ class MemoryPlane:
         self._peers = Peers(pools, own_addresses, self.encapsulations, self._route)
         self._expiries = icmp6.RateLimit(rate=100, burst=100)
         self._carried = [0, 0, 0, 0]
+        self._listening: Callable[[bytes, bytes], bool] = icmp6.deaf
         self._listeners: list[Callable[[PlaneEvent], None]] = []
         self._failures: list[tuple[int, str]] = []
         self._transmit: Callable[[bytes, Endpoint, Endpoint], bool] = _taken
@@ -112,6 +113,17 @@ class MemoryPlane:
     def carried(self) -> Carried:
         return Carried(*self._carried)
 
+    def send_echo(self, source: bytes, destination: bytes, rest: bytes) -> bool:
+        packet = icmp6.message(source, destination, icmp6.ECHO_REQUEST, 0, rest)
+        peer = self._peers.outward(packet, self._now())
+        if peer is None or not self._transmit(packet, peer.local, peer.remote):
+            return False
+        self.transmitted.append((packet, peer.local, peer.remote))
+        return True
+
+    def hear_echoes(self, listener: Callable[[bytes, bytes], bool]) -> None:
+        self._listening = listener
+
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)
 
@@ -121,12 +133,16 @@ class MemoryPlane:
     def feed(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
         """From a client into the Internet, or to another client."""
         peer = self._peers.inward(datagram, local, remote, self._now())
-        if peer is not None:
-            peer.packets_in += 1
-            peer.octets_in += len(datagram)
-            self._carried[0] += len(datagram)
-            self._carried[2] += 1
-            self._forward(datagram)
+        if peer is None or (datagram[6] == icmp6.ICMP6 and self._is_echo(datagram)):
+            return
+        peer.packets_in += 1
+        peer.octets_in += len(datagram)
+        self._carried[0] += len(datagram)
+        self._carried[2] += 1
+        self._forward(datagram)
+
+    def _is_echo(self, packet: bytes) -> bool:
+        return packet[24:40] in self._broker_addresses and icmp6.heard(packet, self._listening)
 
     # --- what the kernel does for the others ----------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.broker.planes import Carried, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.broker.ports import Clock
+from ddtb6.dataplane import icmp6
 from ddtb6.dataplane.device import LARGEST_PACKET, carried, open_tun
 from ddtb6.dataplane.links import Layout, Links, warn_unless_forwarding
 from ddtb6.dataplane.peers import Peers
@@ -64,12 +65,14 @@ class TunPlane:
         blocks = tuple(pool.block for pool in pools)
         addresses = tuple(IPv6Interface((p.broker_address, 128)) for p in pools if p.use is not Use.PREFIXES)
         self._layout = Layout(mtu=mtu, addresses=addresses, routes=blocks, unreachable=blocks)
+        self._broker_addresses = {each.ip.packed for each in addresses}
         self._links = Links()
         self._peers = Peers(pools, own_addresses, self.encapsulations, self._answer)
         self._listeners: list[Callable[[PlaneEvent], None]] = []
         self._fd = -1
         self._lost = False
         self._transmit: Callable[[bytes, Endpoint, Endpoint], bool] = _nowhere
+        self._listening: Callable[[bytes, bytes], bool] = icmp6.deaf
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +121,15 @@ class TunPlane:
     def carried(self) -> Carried | None:
         return carried(self._device)
 
+    def send_echo(self, source: bytes, destination: bytes, rest: bytes) -> bool:
+        """Not counted as traffic, no more than its reply: both end here."""
+        packet = icmp6.message(source, destination, icmp6.ECHO_REQUEST, 0, rest)
+        peer = self._peers.outward(packet, self._now())
+        return peer is not None and self._transmit(packet, peer.local, peer.remote)
+
+    def hear_echoes(self, listener: Callable[[bytes, bytes], bool]) -> None:
+        self._listening = listener
+
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)
 
@@ -129,7 +141,7 @@ class TunPlane:
     def feed(self, datagram: bytes, local: Endpoint, remote: Endpoint) -> None:
         """From a client to the device."""
         peer = self._peers.inward(datagram, local, remote, self._now())
-        if peer is None:
+        if peer is None or (datagram[6] == icmp6.ICMP6 and self._is_echo(datagram)):
             return
         try:
             os.write(self._fd, datagram)
@@ -174,6 +186,9 @@ class TunPlane:
         if self._fd >= 0:
             self._close()
             self._lose(f"the device {self._device} is gone")
+
+    def _is_echo(self, packet: bytes) -> bool:
+        return packet[24:40] in self._broker_addresses and icmp6.heard(packet, self._listening)
 
     def _answer(self, packet: bytes) -> None:
         try:

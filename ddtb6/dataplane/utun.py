@@ -27,6 +27,7 @@ from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import limits
 from ddtb6.dataplane import utun_messages as wire
 from ddtb6.dataplane.device import carried
+from ddtb6.dataplane.echo import EchoSocket
 from ddtb6.dataplane.genetlink import (
     ACK,
     DUMP,
@@ -92,6 +93,7 @@ class UtunPlane:
         self._sockets: tuple[int, ...] = ()
         self._listeners: list[Callable[[PlaneEvent], None]] = []
         self._netlink: Genetlink | None = None
+        self._echoes: EchoSocket | None = None
         self._watch: LinkWatch | None = None
         self._me = b""
         """The attribute that names our device."""
@@ -130,6 +132,9 @@ class UtunPlane:
     async def stop(self) -> None:
         """Let go. Device and tunnels stay."""
         self._close()
+        if self._echoes is not None:
+            self._echoes.close()
+            self._echoes = None
 
     async def attach(self, sockets: Iterable[int]) -> None:
         """Have the kernel carry what comes through these UDP sockets, and send through them. Raises DataPlaneError.
@@ -226,6 +231,17 @@ class UtunPlane:
 
     def carried(self) -> Carried | None:
         return carried(self._device)
+
+    def send_echo(self, source: bytes, destination: bytes, rest: bytes) -> bool:
+        return self._echoes is not None and self._echoes.send(source, destination, rest)
+
+    def hear_echoes(self, listener: Callable[[bytes, bytes], bool]) -> None:
+        try:
+            self._echoes = EchoSocket(self._reactor, listener)
+        except OSError as error:
+            raise DataPlaneError(
+                f"a raw ICMPv6 socket cannot be opened ({error.strerror}): that needs CAP_NET_RAW"
+            ) from error
 
     def subscribe(self, listener: Callable[[PlaneEvent], None]) -> None:
         self._listeners.append(listener)

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ddtb6.broker.ports import Clock
 from ddtb6.broker.search import SessionQuery
-from ddtb6.broker.views import AaaView, Overview, PoolView, SessionView
+from ddtb6.broker.views import AaaView, EchoView, Overview, PoolView, SessionView
 from ddtb6.tunnel.spec import Counters
 from ddtb6.web.exchange import Answer, Request, text
 from ddtb6.web.routes import Route
@@ -38,16 +39,20 @@ class Metrics:
         self,
         overview: Callable[[], Overview],
         carried: Callable[[], Counters],
+        echoes: Callable[[], EchoView] | None,
         broker: Broker,
         clock: Clock,
         *,
         of_sessions: int,
     ) -> None:
-        """`carried`: by all tunnels since start. `of_sessions`: how many sessions have series; 0: none have."""
+        """`carried`: by all tunnels since start. `echoes`: None where clients are asked for none.
+
+        `of_sessions`: how many sessions have series; 0: none have.
+        """
         self._broker = broker
         self._of_sessions = of_sessions
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Whole(overview, carried, clock))
+        self._registry.register(_Whole(overview, carried, echoes, clock))
         ProcessCollector(registry=self._registry)
 
     def routes(self) -> list[Route]:
@@ -94,9 +99,16 @@ def _scrape(request: Request, registry: CollectorRegistry) -> Answer:
 class _Whole(Collector):
     """The broker as a whole."""
 
-    def __init__(self, overview: Callable[[], Overview], carried: Callable[[], Counters], clock: Clock) -> None:
+    def __init__(
+        self,
+        overview: Callable[[], Overview],
+        carried: Callable[[], Counters],
+        echoes: Callable[[], EchoView] | None,
+        clock: Clock,
+    ) -> None:
         self._overview = overview
         self._carried = carried
+        self._echoes = echoes
         self._epoch = clock.epoch
 
     def collect(self) -> Iterator[Metric]:
@@ -117,6 +129,8 @@ class _Whole(Collector):
         yield _counter("ddtb6_sessions_ended", "Tunnels that went down.", "reason", activity.ended.items())
         yield _counter("ddtb6_stray_packets", "Packets that belong to no tunnel.", "reason", activity.strays.items())
         yield from _traffic(self._carried())
+        if self._echoes is not None:
+            yield from _latency(self._echoes())
         yield from _pools(activity.pools)
         if view.reconciled is not None:
             yield _gauge(
@@ -187,6 +201,19 @@ def _traffic(carried: Counters) -> Iterator[Metric]:
     yield _counter("ddtb6_tunnel_packets", words, "direction", zip(DIRECTIONS, packets, strict=True))
     refused = [(reason.value, count) for reason, count in carried.refused.items()]
     yield _counter("ddtb6_tunnel_refused_packets", "Packets of tunnels that were not carried.", "reason", refused)
+
+
+def _latency(echoes: EchoView) -> Iterator[Metric]:
+    words = "Echo requests sent to accounts' clients through their tunnels, one a minute."
+    yield _counters("ddtb6_echo_requests", words, [({}, float(echoes.asked))])
+    total, buckets = 0, []
+    for bound, count in echoes.classes:
+        total += count
+        buckets.append((floatToGoString(bound), float(total)))
+    buckets.append(("+Inf", float(total)))
+    yield HistogramMetricFamily(
+        "ddtb6_echo_seconds", "From an echo request to its answer.", buckets=buckets, sum_value=echoes.seconds
+    )
 
 
 def _pools(pools: Iterable[PoolView]) -> Iterator[Metric]:

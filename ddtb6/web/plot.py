@@ -289,7 +289,7 @@ def latency(ident: str, title: str, series: TunnelSeries, end: float, span: floa
 
 
 def of_tunnel(history: TunnelHistory, end: float) -> tuple[Plot, ...]:
-    """The plots of one tunnel: traffic and latency of the day, and of the week."""
+    """The plots of one tunnel: traffic and latency of the day, and of the week; for ``plots`` of ``plot.html``."""
     return (
         traffic("traffic-day", "Traffic, last day", history.day, end, DAY),
         latency("latency-day", "Latency, last day", history.day, end, DAY),

@@ -23,7 +23,7 @@ from ddtb6.broker.events import Bus
 from ddtb6.broker.planes import Carried
 from ddtb6.broker.ports import Authenticator, Clock
 from ddtb6.broker.recording import Recording
-from ddtb6.broker.views import Overview
+from ddtb6.broker.views import EchoView, Overview
 from ddtb6.config import Config
 from ddtb6.tunnel.spec import TunnelId
 from ddtb6.web import api, control_site
@@ -79,6 +79,8 @@ class Daemon:
     recording: Recording
     carried: Callable[[], Carried | None]
     """By all tunnels together, as `planes.DataPlane.carried`."""
+    echoes: Callable[[], EchoView] | None
+    """What clients answered; None where they are not asked."""
     owners: Authenticator
     """Judges the passwords of tunnel accounts."""
     in_thread: Lane
@@ -114,6 +116,7 @@ class Web:
         self._metrics = Metrics(
             daemon.overview,
             daemon.recording.carried,
+            daemon.echoes,
             daemon.broker,
             daemon.clock,
             of_sessions=config.web.session_metrics,

@@ -17,7 +17,7 @@ import pytest
 from support.planes import DEVICE_MTU, HOST, LOCAL, OWN, RIGS, Rig, drive, hops, icmp, ipv6, packed, plain, spec
 
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
-from ddtb6.broker.planes import DataPlaneError
+from ddtb6.broker.planes import ECHO_IDENTIFIER, DataPlaneError
 from ddtb6.tunnel.spec import Counters, TunnelId, TunnelSpec
 
 BROKER = "2001:db8:1::1"
@@ -354,6 +354,29 @@ def test_a_ping_of_each_broker_address_is_answered_with_whatever_it_carried(rig:
         reply = rig.until(lambda: rig.sent and rig.sent[0][0], "the reply")
         assert plain(reply) == icmp(broker, tunnel.address, 129, 0, carried)
     assert rig.observed(tunnel).counters == Counters(2, 128, 2, 128)
+
+
+def test_our_echoes_reach_a_client_and_its_answers_come_back_to_us(rig: Rig) -> None:
+    heard: list[tuple[bytes, bytes]] = []
+    tunnel = rig.raise_tunnel(spec(1))
+    with rig.here():
+        rig.plane.hear_echoes(lambda client, rest: not heard.append((client, rest)))
+    ours = ECHO_IDENTIFIER.to_bytes(2, "big") + b"\0\1" + bytes(range(28))
+    with rig.here():
+        assert rig.plane.send_echo(packed(BROKER), packed(tunnel.address), ours)
+    request = icmp(BROKER, tunnel.address, 128, 0, ours)
+
+    def sent() -> list[bytes]:
+        return [plain(packet) for packet, *ends in rig.sent if tuple(ends) == (tunnel.local, tunnel.remote)]
+
+    rig.until(lambda: request in sent(), "the request at the client")
+    rig.from_client(tunnel, icmp(tunnel.address, BROKER, 129, 0, b"xx\0\1" + bytes(28)))
+    rig.from_client(tunnel, icmp(tunnel.address, BROKER, 129, 0, ours[:3]))
+    rig.from_client(tunnel, icmp(tunnel.address, BROKER, 129, 0, ours))
+    rig.until(lambda: heard, "the answer")
+    assert heard == [(packed(tunnel.address), ours)]
+    assert rig.observed(tunnel).last_seen is not None
+    rig.settle()
 
 
 def test_any_valid_packet_is_life_and_no_other(rig: Rig) -> None:

@@ -30,6 +30,7 @@ from ddtb6.broker.admission import Gate
 from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus, Event
 from ddtb6.broker.ports import Account, Session
+from ddtb6.broker.probes import KEY, Probes
 from ddtb6.broker.recording import Recording
 from ddtb6.dataplane.memory import MemoryPlane
 from ddtb6.sasl.digest import user_secret
@@ -197,6 +198,7 @@ class World:
         plane: Any = None,
         store: Any = None,
         peers: int = 1000,
+        probing: bool = False,
         **policy: Any,
     ) -> None:
         self.directory = directory
@@ -226,6 +228,9 @@ class World:
         self.recording = Recording(self.clock, self.store, self.broker.activity, outlives=self.plane.outlives)
         now(self.recording.start())
         self.broker.measure(self.recording)
+        self.probing = probing
+        """Clients are asked for echoes."""
+        self.probes = Probes(self.clock, bytes(KEY), self.broker, pools, self.plane, self.recording)
         self.driver = Driver(self.broker, self.clock)
         self.socket = FakeSocket()
         self.udp = UdpSignalling(self.broker, self.driver, self.clock, self.plane.feed, peers)
@@ -265,6 +270,8 @@ class World:
     def round(self) -> None:
         self.udp.tick()
         now(self.broker.tick())
+        if self.probing:
+            self.probes.tick()
         now(self.recording.tick())
 
     def live(self) -> list[Session]:

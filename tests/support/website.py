@@ -47,6 +47,7 @@ def web_of(world: World, overview: Callable[[], Overview], **options: Any) -> We
         overview,
         world.recording,
         world.plane.carried,
+        world.probes.view,
         world.authenticator,
         partial(execute),
     )

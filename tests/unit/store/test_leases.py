@@ -353,3 +353,23 @@ def test_what_was_undone_is_free_again(tmp_path: Path) -> None:
     thread.work()
     assert str(late.result.spec.prefix) == HOMES[1]
     assert late.result.spec.address == IPv6Address("2001:db8:ffff:1::3")
+
+
+def test_growth_is_what_is_held_more_than_before(store: Store, clock: SetClock) -> None:
+    clock.now = 1e9
+    prefix_of(store, "user:0")
+    clock.now += 1800
+    assert now(store.pool_growth()) == {}, "half an hour says nothing"
+    clock.now += 86400 - 1800
+    prefix_of(store, "user:1")
+    assert now(store.pool_growth()) == {"homes": 2.0, "links": 2.0}, "two in the day that there was"
+    clock.now += 10 * 86400
+    assert now(store.pool_growth()) == {"homes": 0.0, "links": 0.0}
+    now(store.release("user:0"))
+    assert now(store.pool_growth())["homes"] == pytest.approx(-1 / 7)
+    prefix_of(store, "user:2")
+    assert now(store.pool_growth())["homes"] == 0.0
+    clock.now += QUARANTINE
+    for number in (3, 4):
+        prefix_of(store, f"user:{number}")
+    assert now(store.pool_growth())["homes"] == pytest.approx(2 / 7)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.stored import QUARANTINE, SetClock, make_store, now, opening
 
+from ddtb6.broker.history import Cell, Span
 from ddtb6.broker.journal import RecordKind
 from ddtb6.broker.ports import Account, Ending, PoolExhausted, Terms
 from ddtb6.store import store as store_module
@@ -54,6 +55,9 @@ def test_no_verb_of_a_session_reads_a_whole_table(tmp_path: Path, asked: list[st
     now(store.past_sessions())
     now(store.past_sessions("user:a"))
     now(store.pool_usage())
+    now(store.add_cells({"user:a": [Cell(1, 1.0, 1.0)]}))
+    now(store.ring("user:a"))
+    now(store.write_past({60: [Span(60)]}, 120.0, {60: 0}))
     now(store.prune(0.0))
     now(store.change_terms(session.id, Terms(session_limit=60.0)))
     named = Terms(prefix=IPv6Network("2001:db8:200::/47"), routes=(IPv6Network("2001:db8:202::/48"),))
