@@ -27,6 +27,8 @@ from ddtb6.tunnel.spec import TunnelId
 
 INTERVAL = 60.0
 """Seconds between two requests to one tunnel."""
+SOON = 5.0
+"""Seconds until it is looked again for somebody to ask, where there was nobody."""
 SENDING = 55
 """Seconds over which those of all tunnels are spread."""
 PATIENCE = 10.0
@@ -91,9 +93,9 @@ class Probes:
         """Once a second: send the requests whose turn it is."""
         now = self._now()
         if now >= self._due:
-            self._due = max(self._due + INTERVAL, now + INTERVAL / 2)
             self._round += 1
             self._waiting = [session for session in self._sessions.established() if session.user is not None]
+            self._due = max(self._due + INTERVAL, now + INTERVAL / 2) if self._waiting else now + SOON
             self._share = ceil(len(self._waiting) / SENDING)
         for _ in range(min(self._share, len(self._waiting))):
             session = self._waiting.pop()

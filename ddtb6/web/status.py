@@ -53,7 +53,7 @@ class Status:
         overview = self._overview
         return [
             Route("GET", "/", Role.NOBODY, self.show, menu="Status"),
-            Route("GET", "/live", Role.NOBODY, self.listen),
+            Route("GET", "/events", Role.NOBODY, self.listen),
             Route("GET", "/status.json", Role.NOBODY, lambda request, visitor: json_answer(plain(overview()))),
             Route("GET", "/healthz", Role.NOBODY, lambda request, visitor: health(overview())),
             Route("GET", "/readyz", Role.NOBODY, lambda request, visitor: readiness(overview())),

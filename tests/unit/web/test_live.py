@@ -78,7 +78,7 @@ class Streams(WebCase):
         self.visitor = Browser(self.site)
 
     def listen(self) -> Fetch:
-        return self.visitor.ask("GET", "/live")
+        return self.visitor.ask("GET", "/events")
 
     def seconds(self, count: int) -> None:
         for _ in range(count):
@@ -123,12 +123,12 @@ class Streams(WebCase):
         fetch.hang_up()
 
     def test_head_is_no_stream(self) -> None:
-        assert self.visitor.take(self.visitor.ask("HEAD", "/live")).status == 200
+        assert self.visitor.take(self.visitor.ask("HEAD", "/events")).status == 200
         assert len(self.web._live) == 0
 
     def test_no_more_than_so_many_from_one_source(self) -> None:
         open_ = [self.listen() for _ in range(STREAMS_OF_SOURCE)]
-        refused = self.visitor.get("/live")
+        refused = self.visitor.get("/events")
         assert refused.status == 503
         assert "loaded again" in refused.text
         open_.pop().hang_up()
@@ -141,7 +141,7 @@ class Streams(WebCase):
     def test_no_more_than_so_many_at_all(self) -> None:
         with mock.patch.object(live, "STREAMS", 3):
             open_ = [self.listen() for _ in range(3)]
-            assert self.visitor.get("/live").status == 503
+            assert self.visitor.get("/events").status == 503
         for each in open_:
             each.hang_up()
 
