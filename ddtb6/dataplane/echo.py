@@ -69,7 +69,7 @@ class EchoSocket:
                 message, sender = self._socket.recvfrom(256)
             except OSError:
                 return
-            if message[4:6] == ECHO_IDENTIFIER.to_bytes(2, "big"):
+            if len(message) >= 8 and message[4:6] == ECHO_IDENTIFIER.to_bytes(2, "big"):
                 self._hear(socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0]), message[4:])
 
     def close(self) -> None:
