@@ -354,6 +354,7 @@ def _head(request: BoundedRequest, reply: Reply) -> None:
     request.setHeader(b"Content-Type", reply.content_type.encode("ascii"))
     if isinstance(reply, Stream):
         request.setHeader(b"Cache-Control", NO_STORE.encode("ascii"))
+        request.setHeader(b"X-Accel-Buffering", b"no")  # nginx would collect some kilooctets first.
         return
     request.setResponseCode(reply.status)
     request.setHeader(b"Cache-Control", reply.cache.encode("ascii"))

@@ -90,6 +90,7 @@ class Streams(WebCase):
         assert fetch.got is not None
         assert fetch.got.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert fetch.got.headers["cache-control"] == "no-store"
+        assert fetch.got.headers["x-accel-buffering"] == "no"
         assert "retry: 5000" in fetch.got.text
         self.seconds(2 * EVERY)
         assert ["<strong>0</strong><span>tunnels" in text for name, text in events(fetch) if name == "now"][-1]
