@@ -10,11 +10,26 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.netns import HOST, wait_until
-from support.scenario import PASSWORD, Connection, World
+from support.capabilities import need_tun
+from support.netns import HOST, Lab, internet, wait_until
+from support.scenario import PASSWORD, Broker, Connection, World
 from support.traffic import ping, transfer
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One whose broker asks clients for echoes."""
+    need_tun()
+    with Lab() as lab:
+        net = internet(lab)
+        broker = Broker(net.broker, tmp_path_factory.mktemp("broker"), tunnel={"keepalive": 2})
+        broker.start()
+        broker.add_user("alice", PASSWORD)
+        yield World(net, broker)
+        broker.stop()
+        broker.check_log()
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ TABLES: Mapping[str, Mapping[str, Any]] = {
     "server": {},
     "listen": {"udp": [f"0.0.0.0:{PORT}"], "tcp": [f"0.0.0.0:{PORT}"]},
     "auth": {"chain": ["local", "anonymous"]},
-    "tunnel": {"keepalive": 2},
+    "tunnel": {"keepalive": 2, "latency": False},
     "limits": {"per_source_rate": 10000.0, "per_source_burst": 10000, "per_source_tunnels": 10000},
     "dataplane": {"kind": "tun"},
     "firewall": {"backend": "nft", "signalling_rate": 0},
@@ -59,7 +59,8 @@ TABLES: Mapping[str, Mapping[str, Any]] = {
     "pool.home56": {"block": "2001:db8:1000::/36", "use": "prefixes", "length": 56},
     "pool.home64": {"block": "2001:db8:3000::/36", "use": "prefixes", "length": 64},
 }
-"""A configuration whose limits do not get in the way of many clients behind one NAT."""
+"""A configuration whose limits do not get in the way of many clients behind one NAT, and whose broker sends clients
+nothing of its own accord."""
 
 LINKS = IPv6Network("2001:db8:0:1::/64")
 GUESTS = IPv6Network("2001:db8:0:2::/64")
