@@ -73,13 +73,25 @@ def translated(claimed: str, observed: Endpoint) -> bool:
     return claimed != observed.address.partition("%")[0]
 
 
-def resolve(wanted: Encapsulation, link: Link, carried: frozenset[Encapsulation]) -> Encapsulation | None:
+def resolve(wanted: Encapsulation, link: Link, carried: frozenset[Encapsulation], *, nat: bool) -> Encapsulation | None:
     """The tunnel type that a request over `link` really gets out of what a data plane carries; None: none (303).
 
-    v6anyv4 becomes v6udpv4 with or without NAT: firewalls often drop protocol 41. A v6udpv4 tunnel runs over the very
-    path of the signalling, so it needs UDP over IPv4.
+    v6anyv4 becomes v6udpv4 with or without NAT where that can be had: firewalls often drop protocol 41. A v6udpv4
+    tunnel runs over the very path of the signalling, so it needs UDP over IPv4. A v6v4 tunnel runs between the same two
+    addresses without ports, so there must be no NAT (RFC 5572 section 2.1), and any carrier will do.
     """
-    over_udp4 = link.carrier is Carrier.UDP and link.remote.family == 4
-    if wanted in (Encapsulation.V6UDPV4, Encapsulation.V6ANYV4) and over_udp4 and Encapsulation.V6UDPV4 in carried:
+    either = wanted is Encapsulation.V6ANYV4
+    if link.remote.family != 4:
+        return None
+    if (either or wanted is Encapsulation.V6UDPV4) and link.carrier is Carrier.UDP and Encapsulation.V6UDPV4 in carried:
         return Encapsulation.V6UDPV4
+    if (either or wanted is Encapsulation.V6V4) and not nat and Encapsulation.V6V4 in carried:
+        return Encapsulation.V6V4
     return None
+
+
+def ends(encapsulation: Encapsulation, link: Link) -> tuple[Endpoint, Endpoint]:
+    """Our outer end and the client's of a tunnel that was asked for over `link`; the ports of protocol 41 are 0."""
+    if encapsulation is Encapsulation.V6V4:
+        return link.local._replace(port=0), link.remote._replace(port=0)
+    return link.local, link.remote

@@ -212,7 +212,8 @@ class Broker:
             raise AuthenticationFailed
         if principal.terms.tunnels == 0:
             raise NoMoreTunnels("This account may have no tunnel")
-        encapsulation = resolve(create.encapsulation, link, self._plane.encapsulations)
+        nat = translated(create.client_address, link.remote)
+        encapsulation = resolve(create.encapsulation, link, self._plane.encapsulations, nat=nat)
         if encapsulation is None:
             raise UnsupportedTunnelType
         if not self._gate.another_tunnel(principal.owner, self._clock.monotonic()):
@@ -234,7 +235,6 @@ class Broker:
         if self._is_shut_out(visitor, principal):  # While it was being written.
             self._tunnels.drop(session, EndReason.DISABLED)
             raise AuthenticationFailed
-        nat = translated(create.client_address, link.remote)
         await self._tunnels.stand(session, nat=nat, by=str(link.remote))
         visitor.tunnel = session.id
         return self._offer(session, create.client_address, keepalive=create.keepalive is not None)

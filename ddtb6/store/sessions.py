@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
-from ddtb6.addressing.endpoint import Encapsulation, Endpoint
+from ddtb6.addressing.endpoint import Encapsulation, Endpoint, ends
 from ddtb6.broker.ports import Ending, Lease, Opening, PastSession, Session, Terms
 from ddtb6.store import terms
 from ddtb6.tunnel.reasons import EndReason, Refusal
@@ -84,7 +84,8 @@ def insert(
     now: float,
 ) -> Session:
     """Write a session that begins now. `prefix` is its first address and its length."""
-    carrier, local, remote = opening.link
+    carrier = opening.link.carrier
+    local, remote = ends(opening.encapsulation, opening.link)
     cursor = connection.execute(
         _INSERT,
         (

@@ -41,7 +41,7 @@ REFUSED: Mapping[Refusal, str] = {
 STATUS: Mapping[str, str] = {
     "300": "Wrong name, password or mechanism, or the account is disabled.",
     "301": "A pool of the broker is full, or too many tunnels come from one address.",
-    "303": "The log-in went over TCP or IPv6, or protocol 41 was asked for: use UDP over IPv4, with v6udpv4.",
+    "303": "The log-in went over TCP or IPv6, or protocol 41 cannot be had: use UDP over IPv4, with v6udpv4.",
     "507": "The broker has no prefixes of the length that was asked for: ask for another length.",
     "518": "The broker has no prefixes of the length that was asked for: ask for another length.",
     "520": "A prefix was asked for without its length: give one, such as 56.",
