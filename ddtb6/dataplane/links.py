@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Interface, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ METRIC = 1024
 """Of routes to a device; the kernel's own default for IPv6."""
 LAST_RESORT_METRIC = 1_000_000
 """Of unreachable routes: any route to a device wins over them."""
+
+NEXT_HOP = IPv6Address("fe80::1")
+"""Of routes to a device that needs none; nobody has it and nobody is asked for it. Without a next hop IPv6 keeps a
+neighbour for every inner destination, and with more of them than net.ipv6.neigh.default.gc_thresh3 (1,024) makes and
+forgets one for every packet."""
 
 _log = Logger()
 
@@ -50,6 +55,8 @@ class Layout:
     addresses: tuple[IPv6Interface, ...] = ()
     routes: tuple[IPv6Network, ...] = ()
     """Routed to the device."""
+    next_hop: IPv6Address | None = None
+    """Of `routes`; a link-local address, or none."""
     unreachable: tuple[IPv6Network, ...] = ()
     """Answered with "no route" where no route to a device takes them. Not tied to the device: they stay if it goes."""
     metric: int = METRIC
@@ -69,7 +76,7 @@ class Links:
             present = _our_routes(rtnetlink)
             for network in layout.unreachable:
                 where = {"type": "unreachable", "priority": LAST_RESORT_METRIC}
-                known = (_UNREACHABLE, str(network), LAST_RESORT_METRIC, None) in present
+                known = (_UNREACHABLE, str(network), LAST_RESORT_METRIC, None, None) in present
                 self._route(rtnetlink, network, where, known)
             found = list(rtnetlink.link_lookup(ifname=device))
             if not found:
@@ -78,12 +85,14 @@ class Links:
             if layout.mtu is not None:
                 _bring_up(rtnetlink, device, index, layout.mtu)
             for address in layout.addresses:
-                marked = (_UNICAST, str(address.network), METRIC, index) in present
+                marked = (_UNICAST, str(address.network), METRIC, index, None) in present
                 self._address(rtnetlink, device, index, address, marked)
             for network in layout.routes:
-                where = {"oif": index, "priority": layout.metric}
-                known = (_UNICAST, str(network), layout.metric, index) in present
-                self._route(rtnetlink, network, where, known)
+                through: dict[str, Any] = {"oif": index, "priority": layout.metric}
+                if layout.next_hop is not None:
+                    through["gateway"] = str(layout.next_hop)
+                known = (_UNICAST, str(network), layout.metric, index, through.get("gateway")) in present
+                self._route(rtnetlink, network, through, known)
 
     def undo(self) -> None:
         """Remove all that `apply` made, newest first. What is gone already is no error. Raises DataPlaneError."""
@@ -188,15 +197,15 @@ def _rtnetlink() -> Iterator[IPRoute]:
         rtnetlink.close()
 
 
-def _our_routes(rtnetlink: IPRoute) -> set[tuple[int, str, int, int | None]]:
-    """Type, destination, metric and (for those to a device) device index of the routes with our protocol number."""
+def _our_routes(rtnetlink: IPRoute) -> set[tuple[int, str, int, int | None, str | None]]:
+    """Type, destination, metric, and for those to a device its index and the next hop, of the routes of `PROTOCOL`."""
     found = set()
     for each in rtnetlink.route("dump", family=socket.AF_INET6, proto=PROTOCOL):
         if each["proto"] != PROTOCOL:
             continue  # a kernel without strict checking gives all
         device = None if each["type"] == _UNREACHABLE else each.get_attr("RTA_OIF")
         network = IPv6Network((each.get_attr("RTA_DST") or "::", each["dst_len"]))
-        found.add((each["type"], str(network), each.get_attr("RTA_PRIORITY"), device))
+        found.add((each["type"], str(network), each.get_attr("RTA_PRIORITY"), device, each.get_attr("RTA_GATEWAY")))
     return found
 
 

@@ -25,7 +25,7 @@ from ddtb6.broker.planes import Carried, DataPlaneError, PlaneEvent, PlaneLost
 from ddtb6.broker.ports import Clock
 from ddtb6.dataplane import icmp6
 from ddtb6.dataplane.device import LARGEST_PACKET, carried, open_tun
-from ddtb6.dataplane.links import Layout, Links, warn_unless_forwarding
+from ddtb6.dataplane.links import NEXT_HOP, Layout, Links, warn_unless_forwarding
 from ddtb6.dataplane.peers import Peers
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
@@ -64,7 +64,7 @@ class TunPlane:
         self._device = device
         blocks = tuple(pool.block for pool in pools)
         addresses = tuple(IPv6Interface((p.broker_address, 128)) for p in pools if p.use is not Use.PREFIXES)
-        self._layout = Layout(mtu=mtu, addresses=addresses, routes=blocks, unreachable=blocks)
+        self._layout = Layout(mtu, addresses, blocks, NEXT_HOP, unreachable=blocks)
         self._broker_addresses = {each.ip.packed for each in addresses}
         self._links = Links()
         self._peers = Peers(pools, own_addresses, self.encapsulations, self._answer)

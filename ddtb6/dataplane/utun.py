@@ -41,7 +41,7 @@ from ddtb6.dataplane.genetlink import (
     find_family,
 )
 from ddtb6.dataplane.link_watch import LinkWatch
-from ddtb6.dataplane.links import Layout, Links, make_link, warn_unless_forwarding
+from ddtb6.dataplane.links import NEXT_HOP, Layout, Links, make_link, warn_unless_forwarding
 from ddtb6.tunnel.reasons import Refusal
 from ddtb6.tunnel.spec import Counters, Observed, TunnelId, TunnelSpec
 
@@ -70,7 +70,7 @@ class UtunPlane:
     """`planes.DataPlane` over the kernel module."""
 
     name = "utun"
-    encapsulations = frozenset((Encapsulation.V6UDPV4,))
+    encapsulations = frozenset((Encapsulation.V6UDPV4, Encapsulation.V6V4))
     outlives = True
 
     def __init__(
@@ -89,7 +89,7 @@ class UtunPlane:
         self._own = frozenset(own_addresses)
         self._blocks = tuple(pool.block for pool in pools)
         addresses = tuple(IPv6Interface((p.broker_address, 128)) for p in pools if p.use is not Use.PREFIXES)
-        self._layout = Layout(mtu=mtu, addresses=addresses, routes=self._blocks, unreachable=self._blocks)
+        self._layout = Layout(mtu, addresses, self._blocks, NEXT_HOP, unreachable=self._blocks)
         self._sockets: tuple[int, ...] = ()
         self._listeners: list[Callable[[PlaneEvent], None]] = []
         self._netlink: Genetlink | None = None
