@@ -60,6 +60,8 @@ class Tunnels:
         self._endings: list[ports.Ending] = []
         self._checkpoint_due = clock.monotonic() + CHECKPOINT_INTERVAL
         self._trouble: str | None = None
+        self._told: str | None = None
+        """The trouble that was told last; what stays is told once."""
         self.reconciled: Reconciliation | None = None
         """What the last reconciliation did."""
         self.meter: Meter | None = None
@@ -310,11 +312,11 @@ class Tunnels:
             await self._plane.stop()
 
     async def tick(self) -> None:
-        """Once a second: expiry, endings not yet written, the checkpoint; after trouble, reconciliation."""
+        """Once a second: expiry, endings not yet written, the checkpoint; after trouble, reconciliation before them."""
         now = self._clock.monotonic()
         try:
-            if self._trouble is not None:
-                await self._repair(self._trouble)
+            if self._trouble is not None and not await self._repaired(self._trouble):
+                return
             await self._expire(now)
         finally:
             await self._write_endings()
@@ -323,15 +325,22 @@ class Tunnels:
             self._checkpoint_due = now + CHECKPOINT_INTERVAL
             await self._checkpoint()
 
-    async def _repair(self, why: str) -> None:
-        self._trouble = None
-        self._bus.publish(events.PlaneTrouble(why))
+    async def _repaired(self, why: str) -> bool:
+        """Whether the data plane, which had this trouble, has none now."""
+        if why != self._told:
+            self._bus.publish(events.PlaneTrouble(why))
+        self._trouble, self._told = None, why
         try:
             await self._plane.start()
             await self._reconcile({each.spec.id: each for each in await self._plane.dump()})
-        except (planes.DataPlaneError, ports.StoreError) as error:
+        except planes.DataPlaneError as error:
+            self._trouble = str(error)
+            return False
+        except ports.StoreError as error:
             self._trouble = str(error)
             raise
+        self._told = None
+        return True
 
     async def _reconcile(self, there: dict[TunnelId, Observed], closed: int = 0) -> None:
         """Make the data plane, which has what is `there`, carry what lives; `closed` is for the report only."""
