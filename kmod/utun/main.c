@@ -8,6 +8,7 @@
 
 #include "netdev.h"
 #include "netlink.h"
+#include "socket.h"
 #include "table.h"
 
 static int __init utun_init(void)
@@ -32,6 +33,7 @@ static void __exit utun_exit(void)
 {
 	utun_netlink_unregister();
 	utun_netdev_unregister();
+	utun_socket_drain();
 	/* Peers are freed by RCU callbacks of this module. */
 	rcu_barrier();
 }

@@ -8,6 +8,7 @@
 #include <linux/file.h>
 #include <linux/net.h>
 #include <linux/netlink.h>
+#include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <net/sock.h>
 #include <net/udp.h>
@@ -215,6 +216,20 @@ void utun_socket_detach_all(struct utun *ut)
 	list_for_each_entry_safe(us, next, &ut->sockets, node)
 		utun_socket_undo(us);
 	mutex_unlock(&utun_socket_lock);
+}
+
+/**
+ * utun_socket_drain() - wait for whoever is closing a socket that was attached
+ *
+ * The core may have found utun_socket_encap_destroy() before it was taken back, and nothing counts
+ * those who then call it. After this none is in it, if no socket is attached.
+ */
+void utun_socket_drain(void)
+{
+	/* Who waited for the lock runs now, and is through when it sleeps or leaves the kernel. */
+	mutex_lock(&utun_socket_lock);
+	mutex_unlock(&utun_socket_lock);
+	synchronize_rcu_tasks();
 }
 
 /**

@@ -22,6 +22,7 @@ struct utun_socket {
 int utun_socket_attach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack);
 int utun_socket_detach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack);
 void utun_socket_detach_all(struct utun *ut);
+void utun_socket_drain(void);
 struct utun_socket *utun_socket_of(struct utun *ut, const struct utun_ends *ends);
 
 #endif /* _UTUN_SOCKET_H */

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
@@ -37,6 +38,12 @@ REASONS = (
 DROP_PAD = 255
 """Between counts on machines that want 64-bit numbers aligned."""
 STRANGER, SPOOFED, UNREACHABLE, MOVED, SOCKET_GONE = range(1, 6)
+
+
+def load_utun() -> None:
+    """Load the module again, from the file that it was first loaded from; without one modprobe is asked for it."""
+    file = os.environ.get("DDTB6_UTUN_KO")
+    subprocess.run(["insmod", file] if file else ["modprobe", "utun"], check=True)
 
 
 def attr(kind: int, value: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The module goes while packets pass. Nothing of `net` is left after it, so this file comes last."""
+"""The module goes while packets pass and sockets close. Nothing of `net` is left, so this file comes last."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ import time
 from support import vm_flood
 from support.netns import Lab
 from support.vm_net import BROKER, CLIENT, HOST, PORT, make_utun, signalling_socket
-from support.vm_utun import Peer
+from support.vm_utun import Peer, load_utun
 
-MODULE = os.environ.get("DDTB6_UTUN_KO", "")
-"""The file to load again; without it the module is asked of modprobe."""
+
+def test_unloading_while_sockets_are_closed() -> None:
+    """Both ends of an attachment at once: the module lets go of its sockets while a process ends that has them open."""
+    for _ in range(3):
+        with Lab() as lab:
+            broker = lab.namespace("broker")
+            netlink, utun = make_utun(broker)
+            sockets = [signalling_socket(broker, "127.0.0.1", 4000 + number) for number in range(60)]
+            for each in sockets:
+                utun.attach(each)
+            netlink.close()
+            going = subprocess.Popen(["rmmod", "utun"])
+            for each in sockets:
+                each.close()
+            assert going.wait(60) == 0
+        load_utun()
 
 
 def test_unloading_and_loading_with_traffic() -> None:
@@ -46,4 +60,4 @@ def test_unloading_and_loading_with_traffic() -> None:
             assert not os.path.exists("/sys/module/utun")
             assert "utun0" not in broker.run("ip", "-o", "link")
             made.close()
-            subprocess.run(["insmod", MODULE] if MODULE else ["modprobe", "utun"], check=True)
+            load_utun()
