@@ -19,8 +19,14 @@ IDLE = 60
 class Stream:
     """A TCP connection on which one side sends random octets until it is told to finish."""
 
-    def __init__(self, sender: Namespace, receiver: Namespace, address: str, window: int | None = None) -> None:
-        """`window`: octets that may be under way, so that no queue on the way runs over."""
+    def __init__(
+        self, sender: Namespace, receiver: Namespace, address: str, window: int | None = None, pause: float = 0.0
+    ) -> None:
+        """`window`: octets that may be under way, so that no queue on the way runs over.
+
+        `pause`: seconds after each 16,384 octets, which leaves the processors to others.
+        """
+        self._pause = pause
         self.received = 0
         self._sent, self._got = hashlib.sha256(), hashlib.sha256()
         self._enough = threading.Event()
@@ -43,6 +49,7 @@ class Stream:
                 chunk = os.urandom(CHUNK)
                 self._out.sendall(chunk)
                 self._sent.update(chunk)
+                self._enough.wait(self._pause)
 
     def _receive(self) -> None:
         with self._listener, self._listener.accept()[0] as connection:

@@ -157,14 +157,14 @@ def file_system() -> str:
 
 
 def build_utun(which: Kernel) -> Path:
-    """Build the module for a kernel whose headers are installed; returns its file. Raises NoKernel."""
+    """Build the module for a kernel; returns its file. Raises NoKernel without headers, RuntimeError for bad source."""
     if not which.headers.exists():
         raise NoKernel(f"there are no headers for {which.version}: install linux-headers-{which.version}")
     made = subprocess.run(
         ["make", "-C", MODULE, f"KDIR={which.headers}", "module"], capture_output=True, text=True, check=False
     )
     if made.returncode != 0:
-        raise NoKernel(f"utun does not build for {which.version}:\n{made.stdout[-4000:]}{made.stderr[-4000:]}")
+        raise RuntimeError(f"utun does not build for {which.version}:\n{made.stdout[-4000:]}{made.stderr[-4000:]}")
     return MODULE / "build" / which.version / "utun.ko"
 
 
@@ -406,7 +406,7 @@ def main() -> int:
             time_limit=options.time_limit if not options.shell else 1e6,
             console=options.shell,
         )
-    except NoKernel as fault:
+    except (NoKernel, RuntimeError) as fault:
         print(f"vm: {fault}", file=sys.stderr)
         return NO_START
     if options.show_log:

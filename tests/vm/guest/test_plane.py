@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from support.netns import Lab, wait_until
-from support.plane_utun import Near, clients
+from support.plane_utun import CLIENT, Near, clients
 from support.planes import DEVICE_MTU, HOST, LOCAL, OWN, POOLS, Far, drive, far_side, hops, ipv6, private_reactor, spec
+from support.traffic import ping
 from support.vm_utun import MTU, Netlink, Peer, Utun, u16
 from twisted.internet.defer import Deferred
 
-from ddtb6.addressing.endpoint import Endpoint
+from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.broker.planes import DataPlaneError, PlaneLost
 from ddtb6.clock import SystemClock
 from ddtb6.dataplane.utun import UtunPlane
@@ -207,6 +208,31 @@ def test_a_dump_that_changes_under_way_is_whole_all_the_same(bench: Bench) -> No
     assert {each.spec.id for each in bench.run(bench.plane.dump(chosen))} == set(range(2, 400))
     with bench.far.broker.inside(), contextlib.closing(Netlink()) as netlink:
         assert len(Utun(netlink, socket.if_nametoindex(DEVICE)).dump()) == 5998
+
+
+def test_protocol_41_and_udp_in_one_device(bench: Bench) -> None:
+    """The client's end is the kernel's own sit."""
+    ends = Endpoint(OWN, 0), Endpoint(CLIENT, 0)
+    bare = spec(1, encapsulation=Encapsulation.V6V4, local=ends[0], remote=ends[1], prefix=None)
+    tunnel = spec(2)
+    for each in (bare, tunnel):
+        drive(bench.plane.raise_tunnel(each))
+    with pytest.raises(DataPlaneError, match="tunnel 1 has the endpoint"):
+        drive(bench.plane.raise_tunnel(spec(3, encapsulation=bare.encapsulation, local=ends[0], remote=ends[1])))
+    client = bench.near.client
+    client.run("ip", "link", "add", "six", "type", "sit", "local", CLIENT, "remote", OWN, "ttl", "64")
+    client.run("ip", "link", "set", "six", "up")
+    client.address("six", f"{bare.address}/128")
+    client.route("::/0", "dev", "six")
+    assert ping(client, HOST, wait=10) is not None
+    bench.carries(tunnel)
+    found = {each.spec.id: each for each in drive(bench.plane.dump())}
+    assert found[TunnelId(1)].spec == bare
+    counted = found[TunnelId(1)].counters
+    assert (counted.packets_in, counted.packets_out, counted.octets_out) == (1, 1, 104)
+    drive(bench.plane.stop())
+    bench.start()
+    assert {each.spec for each in drive(bench.plane.dump())} == {bare, tunnel}
 
 
 def test_ipv6_outside_is_refused_with_a_sentence(bench: Bench) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`ddtb6 connect` behind a NAT and the daemon as twistd runs it, over the kernel's data plane.
 
-The ports are a service manager's, so they live on when the daemon does not; and so do the packets.
+The ports are a service manager's, so they live on when the daemon does not; and so do the packets. One test unloads the
+module, which leaves nothing of `net`, so this file comes behind those that need that.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from typing import Any
 import pytest
 from support.activation import open_sockets
 from support.exact import Meter, Tripwire
-from support.netns import HOST, Lab, internet, wait_until
+from support.netns import BROKER_OUTER, HOST, NAT_OUTER, Lab, internet, wait_until
 from support.scenario import BROKER_ADDRESS, LINKS, PASSWORD, PORT, SERVER, Broker, Connection, World
 from support.streams import Stream
 from support.traffic import echo_request, ping, transfer
-from support.vm_utun import Netlink, Utun
+from support.tsp_client import Client, Refused, Tcp
+from support.vm_utun import Netlink, Utun, load_utun
 
-BULK = 2_000_000
-MORE = 200_000
+BULK = 500_000
+MORE = 100_000
 """Octets of a transfer that show that it goes on."""
 USERS = ("alice", "bob", "carol")
 PATIENCE = 120.0
@@ -73,7 +75,7 @@ def overview(broker: Broker) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def shared_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """One for all tests; each has its own account."""
-    subprocess.run(["modprobe", "tun"], check=True)
+    subprocess.run(["modprobe", "-q", "tun"], check=False)  # built in, maybe
     with Lab() as lab, contextlib.ExitStack() as kept:
         net = internet(lab)
         broker = Broker(net.broker, tmp_path_factory.mktemp("broker"), listen={}, dataplane={"kind": "auto"})
@@ -140,7 +142,7 @@ def test_log_in_ping_and_transfer_both_ways_without_a_packet_in_user_space(
     assert counted["octets_out"] > BULK
     # What is written down at its end is all of it as well.
     assert kernel.tripwire.tripped() == 1, "packets came to the daemon"
-    broker.tool("session", "kill", str(session["id"]))
+    broker.call("session.kill", id=session["id"])
     with contextlib.closing(sqlite3.connect(broker.database)) as store:
         row = store.execute(f"SELECT {', '.join(counted)} FROM session WHERE ended IS NOT NULL").fetchone()
     assert dict(zip(counted, row, strict=True)) == counted
@@ -152,7 +154,7 @@ def test_packets_flow_while_no_daemon_runs_and_the_next_one_counts_on(
 ) -> None:
     broker, tunnel = kernel.broker, connect("bob")
     before = only(broker, "bob")
-    stream = Stream(kernel.net.client, kernel.net.host, HOST)
+    stream = Stream(kernel.net.client, kernel.net.host, HOST, pause=0.2)
     for end in ("kill", "stop"):
         stream.flows(MORE, PATIENCE)
         broker.kill() if end == "kill" else broker.stop(PATIENCE)
@@ -173,18 +175,57 @@ def test_packets_flow_while_no_daemon_runs_and_the_next_one_counts_on(
     tunnel.stop(deadline=PATIENCE)
     assert kernel.agree("bob")["octets_in"] > 5 * MORE
     assert kernel.tripwire.tripped() == 1, "packets came to a daemon"
-    broker.tool("session", "kill", str(after["id"]))
+    broker.call("session.kill", id=after["id"])
 
 
-def test_a_device_that_is_deleted_is_made_again_under_the_client(
+def test_what_goes_under_the_client_is_made_again_when_it_can_be(
     kernel: Kernel, connect: Callable[[str], Connection]
 ) -> None:
-    """While it is gone packets come to the daemon, which drops them."""
+    """The device, and then the module with it. Meanwhile packets come to the daemon, which drops them."""
     connect("carol")
-    before = only(kernel.broker, "carol")
+    broker = kernel.broker
+    before = only(broker, "carol")
+
     kernel.net.broker.run("ip", "link", "delete", DEVICE)
     wait_until(lambda: ping(kernel.net.client, HOST, wait=2) is not None, "the host's reply", PATIENCE)
-    after = only(kernel.broker, "carol")
+    after = only(broker, "carol")
     assert (after["id"], after["remote"]) == (before["id"], before["remote"])
-    assert overview(kernel.broker)["reconciled"]["raised"] == 1
-    assert f"{DEVICE}: the device " in kernel.broker.log()
+    assert overview(broker)["reconciled"]["raised"] == 1
+    assert f"{DEVICE}: the device " in broker.log()
+    subprocess.run(["rmmod", "utun"], check=True)
+    lacking = "the utun module is not loaded"
+    try:
+        wait_until(lambda: lacking in broker.log(), "a word of the daemon", PATIENCE)
+        assert ping(kernel.net.client, HOST, wait=2) is None
+    finally:
+        load_utun()
+    wait_until(lambda: ping(kernel.net.client, HOST, wait=2) is not None, "the host's reply", PATIENCE)
+    assert broker.log().count(lacking) == 1
+
+
+def test_protocol_41_for_a_client_without_nat(kernel: Kernel) -> None:
+    """It asks over TCP; the kernel's own sit is its end. Behind a NAT there is no such tunnel."""
+    net, broker = kernel.net, kernel.broker
+    with contextlib.closing(Tcp(net.client.socket(socket.AF_INET, socket.SOCK_STREAM), SERVER)) as wire:
+        behind = Client(wire)
+        assert {"TUNNEL=V6V4", "TUNNEL=V6UDPV4"} <= behind.greet()
+        behind.authenticate("DIGEST-MD5", "carol", PASSWORD)
+        with pytest.raises(Refused) as caught:
+            behind.create(type="v6v4", address="10.66.1.2")
+        assert caught.value.code == 303
+    with contextlib.closing(Tcp(net.nat.socket(socket.AF_INET, socket.SOCK_STREAM), SERVER)) as wire:
+        client = Client(wire)
+        client.log_in("DIGEST-MD5", "carol", PASSWORD)
+        offer = client.create(type="v6anyv4", address=NAT_OUTER)
+        client.accept()
+    assert offer.type == "v6v4"
+    net.nat.run("ip", "link", "add", "six", "type", "sit", "local", NAT_OUTER, "remote", BROKER_OUTER, "ttl", "64")
+    net.nat.run("ip", "link", "set", "six", "up", "mtu", "1280")
+    net.nat.address("six", f"{offer.client_inner}/128")
+    net.nat.route("::/0", "dev", "six")
+    assert ping(net.nat, HOST, wait=10) is not None
+    session = only(broker, "carol")
+    assert session["remote"] == f"{NAT_OUTER}:0"
+    assert session["counters"]["packets_in"] >= 1
+    broker.call("session.kill", id=session["id"])
+    assert ping(net.nat, HOST, wait=2) is None
