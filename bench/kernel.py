@@ -33,6 +33,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import IPv6Address
 from pathlib import Path
 
+from bench import plane
 from bench.injector import XDP_DROP, Field, Frames, Injector
 from bench.table import Row, table
 from bench.tcp import bulk
@@ -40,7 +41,7 @@ from tests.support.netns import Lab, Namespace
 from tests.support.vm_utun import A_PEER, DUMP, NESTED, PEER_ADD, PEER_GET, Netlink, Peer, Utun
 from tests.support.vm_utun import PREFIX as PREFIX_KIND
 
-PARTS = ("peers", "packets", "tcp", "ping")
+PARTS = ("peers", "daemon", "packets", "tcp", "ping")
 MANY, SET = 50_000, 1_000
 BROKER, CLIENT, CLIENT_TOO, GATEWAY = "192.0.2.1", "192.0.2.2", "192.0.2.4", "192.0.2.3"
 HOST, BROKER_INNER = "2001:db8:f::2", "2001:db8:f::1"
@@ -68,6 +69,7 @@ def main() -> int:
     subprocess.run(["modprobe", "-qa", "dummy", "fou", "sit"], check=False)  # built in, maybe
     parts: dict[str, Callable[[], list[Row]]] = {
         "peers": lambda: peers(arguments.runs),
+        "daemon": lambda: plane.measure(arguments.runs, MANY, _say),
         "packets": lambda: packets(arguments.runs, arguments.packets),
         "tcp": lambda: transfers(arguments.runs),
         "ping": lambda: pings(arguments.runs),

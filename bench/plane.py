@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m bench.plane [--count N] [--runs N] [--json]`: what the daemon's side of utun costs.
+"""What the daemon's side of utun costs: the part "daemon" of `python -m bench.kernel`.
 
-To be run where the module is loaded, as root. Through `ddtb6.dataplane.utun` alone, with specs made beforehand: tunnels
-raised a hundred in a message as at start, one by one as at log-ins, all of them dumped and read, found again by a new
-plane as after a restart, lowered one by one. Every run makes and removes all of them.
+Through `ddtb6.dataplane.utun` alone, with specs made beforehand: tunnels raised a hundred in a message as at start, all
+of them dumped and read, found again by a new plane as after a restart, some lowered and raised one by one as at the end
+and the beginning of sessions. Every run makes and removes all of them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from ipaddress import IPv6Address, IPv6Network
@@ -19,13 +17,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 
-from bench.table import Row, table
+from bench.table import Row
 from ddtb6.addressing.endpoint import Encapsulation, Endpoint
 from ddtb6.addressing.pool import Pool, Use
 from ddtb6.clock import SystemClock
 from ddtb6.dataplane.utun import UtunPlane
 from ddtb6.tunnel.spec import TunnelId, TunnelSpec
 from tests.support.netns import Lab
+from tests.support.vm_utun import Netlink, Utun
 
 DEVICE = "ddtb6"
 LOCAL = Endpoint("192.0.2.1", 3653)
@@ -72,6 +71,9 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+NAMES = ("raised, 100 in a message", "raised, one by one", "lowered, one by one", "dumped", "dumped after a restart")
+
+
 def once(bench: Bench, specs: list[TunnelSpec], figures: dict[str, list[float]]) -> None:
     def raise_all() -> None:
         for start in range(0, len(specs), AT_ONCE):
@@ -81,46 +83,34 @@ def once(bench: Bench, specs: list[TunnelSpec], figures: dict[str, list[float]])
         assert len(bench.run(bench.plane.dump())) == len(specs)
 
     singly = specs[:SINGLY]
-    figures["raised, 100 in a message"].append(len(specs) / timed(raise_all))
-    figures["dump, read"].append(timed(dump))
+    together, one_by_one, lowered, dumped, again = (figures[name] for name in NAMES)
+    together.append(len(specs) / timed(raise_all))
+    dumped.append(timed(dump))
     bench.run(bench.plane.stop())
     bench.start()
-    figures["dump after a restart, read"].append(timed(dump))
-    lower = timed(lambda: [bench.run(bench.plane.lower_tunnel(each.id)) for each in singly])
-    figures["lowered, one by one"].append(len(singly) / lower)
-    raised = timed(lambda: [bench.run(bench.plane.raise_tunnel(each)) for each in singly])
-    figures["raised, one by one"].append(len(singly) / raised)
-    for each in specs:
-        bench.run(bench.plane.lower_tunnel(each.id))
+    again.append(timed(dump))
+    lowered.append(len(singly) / timed(lambda: [bench.run(bench.plane.lower_tunnel(each.id)) for each in singly]))
+    one_by_one.append(len(singly) / timed(lambda: [bench.run(bench.plane.raise_tunnel(each)) for each in singly]))
+    netlink = Netlink()
+    Utun(netlink, socket.if_nametoindex(DEVICE)).flush()
+    netlink.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.plane", description="Measure the daemon's side of utun.")
-    parser.add_argument("--count", type=int, default=50_000, help="tunnels (default 50000)")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    arguments = parser.parse_args()
-    specs = [spec(number) for number in range(1, arguments.count + 1)]
-    names = ("raised, 100 in a message", "raised, one by one", "lowered, one by one")
-    dumps = ("dump, read", "dump after a restart, read")
-    figures: dict[str, list[float]] = {name: [] for name in (*names, *dumps)}
-    with Lab() as lab:
-        space = lab.namespace("broker")
-        with space.inside():
-            bench = Bench()
-            for number in range(arguments.runs):
-                once(bench, specs, figures)
-                said = ", ".join(f"{name}: {values[-1]:.3g}" for name, values in figures.items())
-                print(f"bench: run {number + 1}: {said}", file=sys.stderr, flush=True)
-            bench.run(bench.plane.stop())
-    bars = {"raised, 100 in a message": 10_000, "dump, read": 0.3}
-    rows = [Row(f"tunnels {name}", "/s", figures[name], bar=bars.get(name)) for name in names]
-    rows += [
-        Row(f"{name}, {arguments.count:,}", "s", figures[name], bar=bars.get(name), at_most=True) for name in dumps
+def measure(runs: int, count: int, say: Callable[[str], None]) -> list[Row]:
+    """Has a namespace of its own."""
+    specs = [spec(number) for number in range(1, count + 1)]
+    figures: dict[str, list[float]] = {name: [] for name in NAMES}
+    with Lab() as lab, lab.namespace("broker").inside():
+        bench = Bench()
+        for run in range(runs):
+            say(f"{count} tunnels by the daemon, run {run + 1} of {runs}")
+            once(bench, specs, figures)
+        bench.run(bench.plane.stop())
+    together, one_by_one, lowered, dumped, again = (figures[name] for name in NAMES)
+    return [
+        Row("tunnels raised by the daemon in a second", "", together, bar=10_000),
+        Row("  one by one", "", one_by_one, bar=10_000),
+        Row("tunnels lowered by the daemon in a second, one by one", "", lowered),
+        Row(f"dump of {count:,} tunnels, read by the daemon", "s", dumped),
+        Row("  the first after a restart", "s", again),
     ]
-    print(json.dumps([row.plain() for row in rows], indent=1) if arguments.json else table(rows))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
