@@ -138,7 +138,13 @@ class Owner:
             plots = plot.of_tunnel(await self.history(request, visitor), self._epoch())
         except ControlError as error:
             raise Refused(STATUS[error.kind], api.sentence(error)) from None
-        return page(request, visitor, "tunnel.html", status, own=own, tunnel=own.tunnel, plots=plots, wrong=wrong)
+        shown: dict[str, Any] = {
+            "own": own,
+            "tunnel": own.tunnel,
+            "plots": plots,
+            "echoes": self._config.tunnel.latency,
+        }
+        return page(request, visitor, "tunnel.html", status, wrong=wrong, **shown)
 
     async def set_password(self, request: Request, visitor: Visitor) -> Answer:
         form = request.form()

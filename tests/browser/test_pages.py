@@ -37,7 +37,7 @@ OF_ADMINISTRATORS = {
     "revoke": "/manage/tokens/script/revoke",
 }
 """Name of the pictures, and path."""
-NO_PAGES = {"/style.css", "/app.js", "/icon.svg", "/status.json", "/metrics", "/healthz", "/readyz", "/live"}
+NO_PAGES = {"/style.css", "/app.js", "/icon.svg", "/status.json", "/metrics", "/healthz", "/readyz", "/events"}
 
 
 @pytest.fixture
