@@ -41,6 +41,9 @@ realm = "{realm}"
 [listen]
 udp = ["{address}:{port}"]
 tcp = ["{address}:{port}"]
+[tunnel]
+latency = false
+
 [dataplane]
 kind = "{plane}"
 [firewall]
