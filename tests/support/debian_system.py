@@ -48,15 +48,26 @@ exec switch_root /new /sbin/init
 """
 
 AGENT = """
-import json, os, subprocess
+import json, os, socket, subprocess
 port = os.open("/dev/virtio-ports/agent", os.O_RDWR)
 def tell(what):
     text = b"\\n" + json.dumps(what).encode() + b"\\n"
     while text:
         text = text[os.write(port, text):]
 tell({"boot": open("/proc/sys/kernel/random/boot_id").read().strip()})
+def talk(path, text):
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        peer.sendall(text.encode())
+        return b"".join(iter(lambda: peer.recv(65536), b"")).decode()
 for line in open(port, "rb", closefd=False):
     asked = json.loads(line)
+    if asked["socket"]:
+        try:
+            tell({"id": asked["id"], "status": 0, "said": talk(asked["socket"], asked["input"])})
+        except OSError as error:
+            tell({"id": asked["id"], "status": -1, "said": str(error)})
+        continue
     try:
         done = subprocess.run(asked["words"], input=asked["input"], timeout=asked["timeout"], text=True,
                               errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -200,15 +211,24 @@ class Machine:
 
     def run(self, *words: str, input: str = "", check: bool = True, timeout: float = PATIENCE) -> str:
         """What it prints, errors included. Raises AssertionError unless the exit status is 0."""
+        status, said = self._ask({"words": words, "socket": "", "input": input, "timeout": timeout})
+        assert not check or status == 0, f"{' '.join(words)} ended with {status}:\n{said}"
+        return said
+
+    def talk(self, path: str, text: str) -> str:
+        """What a server on a unix socket answers until it hangs up. Raises AssertionError when there is none."""
+        status, said = self._ask({"words": ["talk to", path], "socket": path, "input": text, "timeout": PATIENCE})
+        assert status == 0, f"{path}: {said}"
+        return said
+
+    def _ask(self, request: dict[str, Any]) -> tuple[int, str]:
         self._asked += 1
-        request = {"id": self._asked, "words": words, "input": input, "timeout": timeout}
-        self._port.sendall(json.dumps(request).encode() + b"\n")
+        self._port.sendall(json.dumps({"id": self._asked, **request}).encode() + b"\n")
         with self._heard:
-            there = self._heard.wait_for(lambda: self._asked in self._replies, timeout + 30)
-            assert there, f"no answer to {' '.join(words)}\n{self.last_words()}"
+            there = self._heard.wait_for(lambda: self._asked in self._replies, request["timeout"] + 30)
+            assert there, f"no answer to {' '.join(request['words'])}\n{self.last_words()}"
             reply = self._replies.pop(self._asked)
-        assert not check or reply["status"] == 0, f"{' '.join(words)} ended with {reply['status']}:\n{reply['said']}"
-        return str(reply["said"])
+        return reply["status"], reply["said"]
 
     def eventually(self, condition: Any, what: str, deadline: float = PATIENCE) -> Any:
         """As `netns.wait_until`, with breath between two looks: each of them is work in the machine."""
