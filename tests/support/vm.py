@@ -264,7 +264,13 @@ def _job(
 
 
 def hardware(
-    which: Kernel, initrd: Path, fs: str, accelerator: str = "tcg", cpus: int = 2, memory: str = "2G"
+    which: Kernel,
+    initrd: Path,
+    fs: str,
+    accelerator: str = "tcg",
+    cpus: int = 2,
+    memory: str = "2G",
+    clock: str = "tsc=reliable",
 ) -> list[str]:
     """QEMU's command line for a machine without disks, networks and terminals."""
     tcg = accelerator == "tcg"
@@ -273,8 +279,8 @@ def hardware(
     argv += ["-cpu", "max,-la57,-pku,-svm" if tcg else "host", "-smp", str(cpus), "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]
     argv += ["-kernel", str(which.image), "-initrd", str(initrd)]
-    argv += ["-append", "console=ttyS0 panic=-1 quiet loglevel=5 mitigations=off nokaslr tsc=reliable audit=0"]
-    argv[-1] += " apparmor=0 random.trust_cpu=on cryptomgr.notests"
+    argv += ["-append", "console=ttyS0 panic=-1 quiet loglevel=5 mitigations=off nokaslr audit=0"]
+    argv[-1] += f" apparmor=0 random.trust_cpu=on cryptomgr.notests {clock}"
     argv += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
     if fs == "virtiofs":
         argv += ["-object", f"memory-backend-memfd,id=mem,size={memory},share=on", "-machine", "memory-backend=mem"]
