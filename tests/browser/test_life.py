@@ -101,12 +101,9 @@ def test_the_owner_sees_it_and_chooses_a_password(browser: Chromium, world: Worl
     assert browser.script("return window.thisVisit"), "the page was never loaded again"
 
     browser.grant("clipboardReadWrite", "clipboardSanitizedWrite")
-    browser.find("#setup-connect").is_displayed()
-    browser.script("document.querySelector('details:has(#setup-connect)').open = true")
-    browser.find("button[data-copy=setup-connect]").click()
-    browser.wait(lambda: browser.find("button[data-copy=setup-connect]").text == "Copied", "Copied")
-    copied = browser.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
-    assert copied == "sudo ddtb6 connect --server 192.0.2.1 --user bob --prefix-length 56\n"
+    assert copied(browser, "connect") == "sudo ddtb6 connect --server 192.0.2.1 --user bob --prefix-length 56"
+    browser.script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    assert copied(browser, "gogoc").startswith("userid=bob passwd=PASSWORD server=192.0.2.1"), "as without TLS"
 
     for old, new, again, said in (
         ("wrong", "another", "another", "The old password is not right"),
@@ -121,6 +118,19 @@ def test_the_owner_sees_it_and_chooses_a_password(browser: Chromium, world: Worl
     browser.log_in("owner", "bob", "another")
     assert browser.path == "/tunnel"
     assert [each for each in browser.noise() if " 422 " not in each] == []
+
+
+def copied(browser: Chromium, setup: str) -> str:
+    """What a set-up's button puts into the clipboard, as it is pasted into a line."""
+    browser.script("document.querySelector(`details:has(#setup-${arguments[0]})`).open = true", setup)
+    button = browser.find(f"button[data-copy=setup-{setup}]")
+    button.click()
+    browser.wait(lambda: button.text == "Copied", "Copied")
+    field = browser.find("input[name=old_password]")
+    field.send_keys(Keys.CONTROL, "v")
+    text = browser.wait(lambda: field.get_attribute("value"), "what was pasted")
+    field.clear()
+    return str(text)
 
 
 def test_by_keyboard_alone(browser: Chromium, world: World) -> None:
