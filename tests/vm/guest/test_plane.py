@@ -179,7 +179,7 @@ def test_a_device_that_goes_or_is_set_down_is_told_and_made_again(bench: Bench, 
 
 
 def test_a_device_of_another_kind_is_refused(bench: Bench) -> None:
-    bench.far.broker.run("ip", "link", "add", "other0", "type", "dummy")
+    bench.far.broker.run("ip", "link", "add", "other0", "type", "veth", "peer", "other1")
     plane = UtunPlane(bench.reactor, SystemClock(), "other0", POOLS, DEVICE_MTU, [OWN])
     with bench.far.broker.inside(), pytest.raises(DataPlaneError, match="another kind: remove it, or configure"):
         drive(plane.start())
