@@ -31,6 +31,8 @@ from ddtb6.tunnel.spec import Counters, Observed, TunnelId
 
 CHECKPOINT_INTERVAL = 60.0
 """Seconds between two writings of what live sessions have carried: the most a killed user-space plane can lose."""
+COUNTED_AT_ONCE = 2000
+"""Tunnels whose counters are read and written in one go. With more, a checkpoint takes several ticks."""
 RAISED_AT_ONCE = 100
 """Tunnels raised in one go; log-ins get their turn between two."""
 INTERIM_JITTER = 0.1
@@ -59,6 +61,8 @@ class Tunnels:
         self._interims: Wheel[TunnelId] = Wheel(clock.monotonic())
         self._endings: list[ports.Ending] = []
         self._checkpoint_due = clock.monotonic() + CHECKPOINT_INTERVAL
+        self._uncounted: list[list[TunnelId]] = []
+        """What the checkpoint under way has still to read, tick by tick."""
         self._trouble: str | None = None
         self._told: str | None = None
         """The trouble that was told last; what stays is told once."""
@@ -323,7 +327,10 @@ class Tunnels:
         await self._write_interims(now)
         if now >= self._checkpoint_due:
             self._checkpoint_due = now + CHECKPOINT_INTERVAL
-            await self._checkpoint()
+            ids = [live.session.id for live in self._live]
+            self._uncounted = [ids[at : at + COUNTED_AT_ONCE] for at in range(0, len(ids), COUNTED_AT_ONCE)] or [[]]
+        if self._uncounted:
+            await self._checkpoint(self._uncounted.pop(0), last=not self._uncounted)
 
     async def _repaired(self, why: str) -> bool:
         """Whether the data plane, which had this trouble, has none now."""
@@ -388,12 +395,12 @@ class Tunnels:
     def _plane_lost(self, event: planes.PlaneEvent) -> None:
         self._trouble = event.why
 
-    async def _checkpoint(self) -> None:
-        carried = self._count(filter(self._has_moved, await self._plane.dump()))
-        if self.meter is not None:
+    async def _checkpoint(self, tunnels: Sequence[TunnelId] | None = None, *, last: bool = True) -> None:
+        """Of these, or of all. `last`: no live tunnel is left that was not read."""
+        carried = self._count(await self._plane.dump(tunnels), moved_only=True)
+        if self.meter is not None and last:
             self.meter.settled()
-        if carried:
-            await self._store.checkpoint(carried)
+        await self._store.checkpoint(carried)
 
     async def _write_interims(self, now: float) -> None:
         due: list[TunnelId] = []
@@ -405,18 +412,14 @@ class Tunnels:
         if due:
             await self._store.checkpoint(self._count(await self._plane.dump(due)), interim=True)
 
-    def _has_moved(self, observed: Observed) -> bool:
-        """Whether a live session has carried something since the last checkpoint."""
-        live = self._live.get(observed.spec.id)
-        return live is not None and live.before + observed.counters != live.counted
-
-    def _count(self, observed: Iterable[Observed]) -> dict[TunnelId, Counters]:
+    def _count(self, observed: Iterable[Observed], *, moved_only: bool = False) -> dict[TunnelId, Counters]:
         """All that live sessions have carried; remembered, too, in case the data plane loses it."""
         carried = {}
         for each in observed:
-            live = self._live.get(each.spec.id)
-            if live is not None:
-                carried[each.spec.id] = self._counted(live, live.before + each.counters)
+            if (live := self._live.get(each.spec.id)) is not None:
+                counted = live.before + each.counters
+                if not moved_only or counted != live.counted:
+                    carried[each.spec.id] = self._counted(live, counted)
         return carried
 
     def _counted(self, live: Live, carried: Counters) -> Counters:

@@ -109,7 +109,7 @@ def test_router_mode_with_a_lan_behind_the_client(tmp_path_factory: pytest.TempP
         (lan_device,) = (name for name in devices(net.lan.run("ip", "-o", "link")) if name != "lo")
         net.lan.address(lan_device, f"{station}/64")
         net.lan.route("default", "via", router)
-        assert ping(net.lan, router) is not None, "the client has no address on its LAN"
+        wait_until(lambda: ping(net.lan, router, wait=1) is not None, "the client's address on its LAN")
         wait_until(lambda: ping(net.lan, HOST) is not None, "the way out of the LAN")
         assert ping(net.host, station) is not None
         transfer(net.lan, net.host, HOST, BULK // 4)

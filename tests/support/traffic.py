@@ -20,7 +20,7 @@ ECHO_REQUEST, ECHO_REPLY = 128, 129
 ICMPV6 = 58
 
 
-def ping(space: Namespace, destination: str, *, source: str = "::", size: int = 56, wait: float = 2) -> float | None:
+def ping(space: Namespace, destination: str, *, source: str = "::", size: int = 56, wait: float = 4) -> float | None:
     """One ICMPv6 echo by the stack of `space`; the round trip in seconds, or None when no reply came in `wait`."""
     identifier, payload = os.getpid() & 0xFFFF, os.urandom(size)
     with space.socket(socket.AF_INET6, socket.SOCK_RAW, ICMPV6) as handle:

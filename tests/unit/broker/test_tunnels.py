@@ -15,7 +15,7 @@ from support.stored import now
 from support.virtual import SERVER, VirtualClock, World, world
 
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
-from ddtb6.broker import broker, events, ports
+from ddtb6.broker import broker, events, ports, tunnels
 from ddtb6.broker.broker import Visitor
 from ddtb6.broker.planes import DataPlaneError
 from ddtb6.broker.ports import Principal, StoreError
@@ -616,6 +616,26 @@ def test_checkpoints_add_what_was_carried_before_the_restart(tmp_path: Path) -> 
         now(after.broker.disconnect(session.id, EndReason.DISCONNECTED))
         [ended] = now(after.store.past_sessions())
         assert ended.counters.packets_in == 4
+
+
+def test_a_checkpoint_of_many_takes_several_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "COUNTED_AT_ONCE", 1)
+    owners = (ALICE, BOB)
+    with world(tmp_path) as lab:
+        for principal, remote in zip(owners, (HERE, THERE), strict=True):
+            accept(lab, granted(lab, principal, remote))
+        for session in lab.live():
+            assert lab.ping(session)
+        told = []
+        for _ in range(round(CHECKPOINT_INTERVAL) + 2):
+            lab.pass_time(1)
+            told.append([each.carried.packets_in for each in now(lab.store.live_sessions())])
+        assert [each for each, before in zip(told[1:], told, strict=False) if each != before] == [[1, 0], [1, 1]]
+        assert lab.recording.carried().packets_in == 2
+        [first, _] = lab.live()
+        now(lab.broker.disconnect(first.id, EndReason.DISCONNECTED))
+        lab.pass_time(CHECKPOINT_INTERVAL + 2)
+        assert [each.carried.packets_in for each in lab.live()] == [1]
 
 
 def test_a_stop_writes_what_was_carried(tmp_path: Path) -> None:
