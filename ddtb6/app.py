@@ -176,7 +176,7 @@ class BrokerService(Service):
                 firewall=firewall(),
                 encapsulations=tuple(each.value for each in broker.capability.encapsulations),
                 mechanisms=policy.mechanisms,
-                negotiations=len(udp) + len(tcp),
+                negotiations=udp.under_way() + len(tcp),
                 activity=broker.activity(),
                 reconciled=broker.reconciled,
                 aaa=aaa.view() if aaa else None,

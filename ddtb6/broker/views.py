@@ -167,6 +167,7 @@ class Overview:
     encapsulations: tuple[str, ...]
     mechanisms: tuple[str, ...]
     negotiations: int
+    """Under way; those that led to a tunnel are not."""
     activity: Activity
     reconciled: Reconciliation | None = None
     """None: not yet."""

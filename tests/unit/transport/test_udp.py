@@ -160,12 +160,13 @@ def test_who_was_given_up_and_starts_over_in_the_same_words_is_answered_to_the_e
     lab.pass_time(lab.policy.negotiation_timeout + 2)
     up(lab)
     assert len(lab.live()) == 1
+    assert (len(lab.udp), lab.udp.under_way()) == (1, 0), "kept for copies of what was said, and under way no more"
 
 
 def test_a_client_that_stops_in_the_middle_is_forgotten(lab: World) -> None:
     for number in range(1, 5):
         talk(lab, *SESSION[:number], remote=HERE._replace(port=number))
-    assert len(lab.udp) == 4
+    assert len(lab.udp) == lab.udp.under_way() == 4
     lab.pass_time(lab.policy.negotiation_timeout + LINGER + 2)
     assert len(lab.udp) == 0
     assert lab.live() == []
