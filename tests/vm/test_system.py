@@ -34,7 +34,8 @@ NEWER_FILE = "/srv/newer.deb"
 WATCHDOG = "/run/systemd/system/ddtb6.service.d/watchdog.conf"
 WINDOW = 200_000
 """Octets of the transfer that are under way: less than any queue holds."""
-CAP_NET_ADMIN = 1 << 12
+CAPABILITIES = 1 << 12 | 1 << 13
+"""CAP_NET_ADMIN, CAP_NET_RAW."""
 OLD_SYSTEMD = ("Unknown key 'RestartSteps'", "Unknown key 'RestartMaxDelaySec'")
 """What systemd 252 says about the back-off that it does not have."""
 
@@ -178,14 +179,14 @@ def test_what_setup_says_starts_the_broker(installed: Installed) -> None:
 def test_the_unit_is_what_it_promises(installed: Installed) -> None:
     machine = installed.machine
     promised = {"Type": "notify", "User": "ddtb6", "WatchdogUSec": "1min", "Restart": "always", "NRestarts": "0"}
-    promised |= {"AmbientCapabilities": "cap_net_admin", "CapabilityBoundingSet": "cap_net_admin"}
+    promised |= dict.fromkeys(("AmbientCapabilities", "CapabilityBoundingSet"), "cap_net_admin cap_net_raw")
     promised |= {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "MemoryDenyWriteExecute": "yes"}
     shown = machine.run("systemctl", "show", "--property", ",".join(promised), "ddtb6")
     assert dict(line.split("=", 1) for line in shown.splitlines()) == promised
     process = machine.property("ddtb6", "MainPID")
     status = dict(line.split(":", 1) for line in machine.run("cat", f"/proc/{process}/status").splitlines())
     for capabilities in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
-        assert int(status[capabilities], 16) == CAP_NET_ADMIN
+        assert int(status[capabilities], 16) == CAPABILITIES
     assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
     assert set(status["Uid"].split()) == {machine.run("id", "-u", "ddtb6").strip()} != {"0"}
     where = machine.run(
