@@ -24,14 +24,15 @@ struct utun_peer *utun_peer_create(const struct utun_peer_config *config,
 	BUILD_BUG_ON(sizeof(struct utun_path) != 32 || sizeof(struct utun_node) != 64);
 	peer = kzalloc(struct_size(peer, nodes, config->n_prefixes) +
 			       config->n_prefixes * sizeof(struct utun_range),
-		       GFP_KERNEL);
+		       GFP_KERNEL_ACCOUNT);
 	if (!peer)
 		return NULL;
 	if (old) {
 		peer->path.cpu = old->path.cpu;
 		peer->moved = old->moved;
 	} else {
-		peer->path.cpu = __alloc_percpu(sizeof(*peer->path.cpu), L1_CACHE_BYTES);
+		peer->path.cpu = __alloc_percpu_gfp(sizeof(*peer->path.cpu),
+						    L1_CACHE_BYTES, GFP_KERNEL_ACCOUNT);
 		if (!peer->path.cpu) {
 			kfree(peer);
 			return NULL;
