@@ -98,7 +98,7 @@ test: static  ## lint, types, layering and every test
 
 check: static  ## lint, types, layering and the fast tests (under 30 s)
 	@echo "check: unit and property tests, and transcripts"
-	@$(BIN)/python -m pytest -n 2 -m 'not slow' $(wildcard tests/unit tests/property tests/transcripts)
+	@HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -n 2 -m 'not slow' $(wildcard tests/unit tests/property tests/transcripts)
 
 static: $(READY)
 	@echo "static: lint, format, types, layering"

@@ -11,6 +11,7 @@ from support.capabilities import PROBES, unavailable
 
 # Machines that run this are shared and noisy: no example is failed for being slow.
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", parent=settings.get_profile("dev"), max_examples=15)
 settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=500)
 settings.register_profile("night", parent=settings.get_profile("dev"), max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
