@@ -22,6 +22,7 @@ struct utun_tx {
 	struct sock *sk; /* NULL with protocol 41 */
 	struct net *outer;
 	struct rtable *rt; /* held */
+	unsigned int route_mtu;
 	unsigned int overhead;
 };
 
@@ -108,7 +109,7 @@ static enum utun_drop utun_tx_judge(struct utun_tx *tx, struct sk_buff *skb)
 /* Whether the packet fits its route; if not, its sender hears of it. */
 static bool utun_tx_fits(const struct utun_tx *tx, struct sk_buff *skb)
 {
-	unsigned int mtu = dst_mtu(&tx->rt->dst) - tx->overhead;
+	unsigned int mtu = tx->route_mtu - tx->overhead;
 
 	/* Every link carries 1280 octets (RFC 8200 section 5), if need be in outer fragments. */
 	mtu = max_t(unsigned int, min_t(unsigned int, mtu, tx->path->mtu), IPV6_MIN_MTU);
@@ -150,6 +151,7 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 		reason = UTUN_DROP_LOOP;
 		goto drop_route;
 	}
+	tx.route_mtu = dst_mtu(&tx.rt->dst);
 	if (unlikely(!utun_tx_fits(&tx, skb))) {
 		reason = UTUN_DROP_TOO_BIG;
 		goto drop_route;
@@ -158,7 +160,7 @@ netdev_tx_t utun_tx(struct sk_buff *skb, struct net_device *dev)
 	size = utun_size_of(skb);
 	tos = INET_ECN_encapsulate(0, ipv6_get_dsfield(ipv6_hdr(skb)));
 	ttl = ip4_dst_hoplimit(&tx.rt->dst);
-	df = dst_mtu(&tx.rt->dst) >= IPV6_MIN_MTU + tx.overhead ? htons(IP_DF) : 0;
+	df = tx.route_mtu >= IPV6_MIN_MTU + tx.overhead ? htons(IP_DF) : 0;
 	checksum = !(tx.path->flags & UTUN_PEER_F_NO_CHECKSUM);
 	if (unlikely(skb_cow_head(skb, LL_RESERVED_SPACE(tx.rt->dst.dev) + tx.rt->dst.header_len +
 					       tx.overhead)))
