@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,8 @@ def test_silence_and_refusal() -> None:
     assert (refused.seconds, refused.fault) == (None, "Connection refused")
 
 
-def test_another_secret() -> None:
+def test_another_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "probe", partial(probe, wait=0.05))
     with server(alive(b"not that one")) as port:
         (other,) = probe(config(port), wait=0.05)
         (finding,) = doctor.radius(config(port))
