@@ -12,12 +12,13 @@ Not here: sockets (`transport.socket`), signatures (`radius.packets`), which ses
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from ddtb6.addressing.endpoint import Endpoint
@@ -46,7 +47,6 @@ LINES_AT_ONCE, LINES_PER_SECOND = 50, 10.0
 CHANGEABLE = frozenset({"Session-Timeout", "Idle-Timeout", "Acct-Interim-Interval", "Class", "Filter-Id"})
 """What a CoA can change; each replaces all that the session had of it."""
 
-_AUTHORIZE_ONLY = 17
 _ACCOMPANYING = frozenset({"Event-Timestamp", "Message-Authenticator", "Proxy-State", "Reply-Message"})
 """Allowed in any request, and nothing to be done about. TSP cannot show a Reply-Message to a client."""
 _IN_DISCONNECT = frozenset({"Class", "Acct-Terminate-Cause"})
@@ -113,6 +113,8 @@ class DynamicAuthorization:
         self._answers: OrderedDict[_Key, tuple[float, bytes | None]] = OrderedDict()
         """When it was asked for, and the answer; None while it is being done."""
         self._under_way = 0
+        self._changing: dict[str, DeferredLock] = {}
+        """By owner, while a change of the session is being written."""
         self._warned: dict[str, float] = {}
         self._lines, self._lines_at = float(LINES_AT_ONCE), clock.monotonic()
         self.counters: Counter[str] = Counter()
@@ -260,22 +262,35 @@ class DynamicAuthorization:
 
     async def _change(self, asked: Received) -> str:
         if "Service-Type" in asked:
-            if asked.octets("Service-Type") == (_AUTHORIZE_ONLY.to_bytes(4),):
-                raise Nak("Unsupported-Service", "Authorize Only is not done here")
-            raise Nak("Unsupported-Attribute", "Service-Type cannot be changed")
+            raise Nak("Unsupported-Service", "no Service-Type is served, neither Authorize Only nor a change of it")
         self._only(asked, IDENTIFYING | CHANGEABLE)
         if CHANGEABLE.isdisjoint(asked.names()):
             raise Nak("Missing-Attribute", f"nothing to change; possible are {', '.join(sorted(CHANGEABLE))}")
         session = select(asked, self._sessions, self._nas, renumbering=True)
-        terms = self._changed(session.terms, asked)
-        try:
-            done = await self._sessions.change_terms(session.id, terms)
-        except StoreError as error:
-            raise Nak("Resources-Unavailable", str(error)) from None
+        async with self._alone(session.owner):
+            # Another change may have been made meanwhile, which this one must not undo.
+            session = select(asked, self._sessions, self._nas, renumbering=True)
+            terms = self._changed(session.terms, asked)
+            try:
+                done = await self._sessions.change_terms(session.id, terms)
+            except StoreError as error:
+                raise Nak("Resources-Unavailable", str(error)) from None
         if not done:
             raise Nak("Session-Context-Not-Found", "the session ended meanwhile")
         self.counters["changed"] += 1
         return f"changed {', '.join(sorted(CHANGEABLE.intersection(asked.names())))} of {_named(session)}"
+
+    @asynccontextmanager
+    async def _alone(self, owner: str) -> AsyncIterator[None]:
+        """One change of an owner's session after the other: each is made of what the one before has left."""
+        lock = self._changing.setdefault(owner, DeferredLock())
+        await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()  # Those who waited may be through when this returns.
+            if not lock.locked and self._changing.get(owner) is lock:
+                del self._changing[owner]
 
     def _only(self, asked: Received, allowed: frozenset[str]) -> None:
         strange = [each for each in asked.names() if each not in allowed | NAMING_NAS | _ACCOMPANYING]

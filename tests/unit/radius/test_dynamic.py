@@ -303,7 +303,7 @@ def test_coa_changes_what_is_given_and_nothing_else() -> None:
         ({"Idle_Timeout": b"\0"}, 407),
         ({"Filter_Id": b"\xff"}, 407),
         ({"Service_Type": 17}, 405),
-        ({"Service_Type": 2}, 401),
+        ({"Service_Type": 2}, 405),
         ({"Delegated_IPv6_Prefix": IPv6Network("2001:db8:9900::/56")}, 405),
         ({"Framed_IPv6_Address": IPv6Address("2001:db8::9")}, 405),
         ({"Framed_IPv6_Route": "2001:db8:9::/48 :: 1"}, 401),
@@ -316,6 +316,39 @@ def test_one_thing_that_cannot_be_changes_nothing(change: dict[str, Any], cause:
     good = {} if not change else {"Class": b"good"}
     assert world.ask(COA, Acct_Session_Id=ID, **good, **change) == nak(COA, cause)
     assert world.broker.done == []
+
+
+def test_changes_at_the_same_time_do_not_undo_each_other() -> None:
+    world = World(ONE, TWO)
+    world.broker.hold = Deferred()
+    asked = [
+        world.request(COA, [("Acct-Session-Id", ID), ("Session-Timeout", 3600)]),
+        world.request(COA, [("User-Name", "alice"), ("Class", b"new")]),
+        world.request(COA, [("User-Name", "bob"), ("Class", b"other")]),
+    ]
+    for request in asked:
+        assert world.give(request.octets) == []
+    world.broker.hold.callback(None)
+    assert len(world.socket.sent) == len(asked)
+    assert world.dynamic.counters["changed"] == len(asked)
+    terms = world.broker.live[TunnelId(1)].terms
+    assert (terms.session_limit, terms.account_class) == (3600.0, (b"new",))
+    assert world.broker.live[TunnelId(2)].terms.account_class == (b"other",)
+
+
+def test_a_change_that_waited_for_one_that_failed_is_made_of_what_was_there() -> None:
+    world = World(ONE)
+    world.broker.hold = Deferred()
+    first = world.request(COA, [("Acct-Session-Id", ID), ("Session-Timeout", 3600)])
+    second = world.request(COA, [("Acct-Session-Id", ID), ("Class", b"new")])
+    for request in (first, second):
+        assert world.give(request.octets) == []
+    world.broker.broken = True
+    world.broker.hold.callback(None)
+    assert [datagram[0] for datagram, _, _ in world.socket.sent] == [Code.COA_NAK] * 2
+    world.broker.broken = False
+    assert world.ask(COA, Acct_Session_Id=ID, Idle_Timeout=5) == ACK[COA]
+    assert world.broker.live[TunnelId(1)].terms == replace(ONE.terms, idle_limit=5.0)
 
 
 def test_attributes_that_no_dictionary_knows_are_unsupported() -> None:
