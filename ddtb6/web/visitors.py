@@ -20,7 +20,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from http.cookies import CookieError, SimpleCookie
 
 from ddtb6.broker.ports import Clock
 from ddtb6.tunnel.spec import TunnelId
@@ -225,10 +224,11 @@ def set_cookie(name: str, value: str, secure: bool, life: int | None = None) -> 
 
 
 def _cookies(request: Request) -> Mapping[str, str]:
-    try:
-        return {name: each.value for name, each in SimpleCookie(request.headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}
+    """Not by http.cookies: it takes half a second for 16 kB of backslashes (CVE-2024-7592), and drops all where another
+    application of this host has set what it cannot read. Ours are never quoted.
+    """
+    pairs = (each.partition("=") for each in request.headers.get("cookie", "").split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _key(secret: str) -> bytes:
