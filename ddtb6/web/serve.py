@@ -18,6 +18,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.web import resource, server
 
+from ddtb6.addressing.endpoint import Endpoint, source_of
 from ddtb6.broker.broker import Broker
 from ddtb6.broker.events import Bus
 from ddtb6.broker.planes import Carried
@@ -182,7 +183,7 @@ class Web:
             host = port.getHost()
             scheme = "https" if config.web.listen.startswith("ssl:") else "http"
             if hasattr(host, "port"):
-                log.info("web: {scheme}://{host}:{port}/", scheme=scheme, host=host.host, port=host.port)
+                log.info("web: {scheme}://{at}/", scheme=scheme, at=Endpoint(host.host, host.port))
             if not self._daemon.store.any_administrator():
                 log.info("nobody may manage the broker on its pages yet: `ddtb6 admin add NAME` makes one who may")
         control = control_site.make_control_site(self._control, reactor)
@@ -201,7 +202,17 @@ class Web:
 
 def make_pages_site(desk: Desk, proxies: Sequence[str], reactor: Any) -> server.Site:
     """The site that `desk` answers for; X-Forwarded-* counts from `proxies`, addresses or networks."""
-    return make_site(_Everything(desk, _Proxies(proxies)), reactor)
+    trusted = _Proxies(proxies)
+    return make_site(_Everything(desk, trusted), reactor, trusted.limited)
+
+
+def plain_address(host: str) -> str:
+    """An IPv4 address that a socket for both families has as ``::ffff:192.0.2.1``, as itself; all else as it is."""
+    try:
+        mapped = IPv6Address(host).ipv4_mapped
+    except ValueError:
+        return host
+    return host if mapped is None else str(mapped)
 
 
 class _Proxies:
@@ -217,7 +228,7 @@ class _Proxies:
             if not self.trusts(source):
                 break
             try:
-                source = str(ip_address(each.strip()))
+                source = plain_address(str(ip_address(each.strip())))
             except ValueError:
                 break
         return source
@@ -229,8 +240,12 @@ class _Proxies:
             known = ip_address(address.partition("%")[0])
         except ValueError:
             return False
-        mapped = getattr(known, "ipv4_mapped", None)
-        return any((mapped or known) in network for network in self._trusted)
+        return any(known in network for network in self._trusted)
+
+    def limited(self, host: str) -> str:
+        """Whose connections from `host` are; empty for a proxy, which has those of many."""
+        address = plain_address(host)
+        return "" if self.trusts(address) else source_of(Endpoint(address, 0))
 
 
 class _Everything(resource.Resource):
@@ -317,7 +332,7 @@ def read(request: BoundedRequest, proxies: _Proxies) -> Request:
         for name, values in request.requestHeaders.getAllRawHeaders()
         if values
     }
-    peer = getattr(request.getClientAddress(), "host", "")
+    peer = plain_address(getattr(request.getClientAddress(), "host", ""))
     secure = bool(request.isSecure())
     host = headers.get("host", "")
     if proxies.trusts(peer):

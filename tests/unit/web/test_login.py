@@ -200,6 +200,12 @@ class Sessions(WebCase):
             got = self.browser().get("/", **headers)
             assert (got.status, ">Log in<" in got.text) == (200, True), headers
 
+    def test_cookies_of_other_applications_hide_ours_from_nobody(self) -> None:
+        browser = self.browser(Role.ADMINISTRATOR)
+        for other in ('{"a": "b"}', "a@b", '"', "\\" * 8000, "a=b=c", ""):
+            browser.cookies = {"of another": other, "ddtb6": browser.cookies["ddtb6"], "last": other}
+            assert browser.get("/manage").status == 200, other[:20]
+
 
 class BehindAProxy(WebCase):
     trusted_proxies = ("192.168.1.1", "10.0.0.0/8")
@@ -223,6 +229,15 @@ class BehindAProxy(WebCase):
         assert browser.log_in("owner", "alice", PASSWORD).status == 422
         browser = self.browser()
         browser.headers["X-Forwarded-For"] = "203.0.113.9, 203.0.113.66"
+        assert browser.log_in("owner", "alice", PASSWORD).status == 303
+
+    def test_sockets_for_both_families_tell_ipv4_sources_apart(self) -> None:
+        for attempt in range(SOURCE_BURST + 1):
+            browser = self.browser()
+            browser.headers["X-Forwarded-For"] = "::ffff:203.0.113.66"
+            browser.log_in("owner", f"nobody{attempt}", "x")
+        browser = self.browser()
+        browser.headers["X-Forwarded-For"] = "::ffff:203.0.113.9"
         assert browser.log_in("owner", "alice", PASSWORD).status == 303
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Served for real: answers that take time or have no end, visitors who leave, TLS by an endpoint string."""
+"""Served for real: answers that take time or have no end, visitors who leave, crowds, TLS by an endpoint string."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from support.coroutines import awaited
 from support.web import Browser
 from support.website import PASSWORD, WebCase
 from twisted.internet import reactor
+from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from ddtb6.web.exchange import Answer, Request, Stream, text
+from ddtb6.web.http import CONNECTIONS, CONNECTIONS_OF_SOURCE, IDLE_TIMEOUT
 from ddtb6.web.routes import Desk, Route
 from ddtb6.web.serve import make_pages_site
 from ddtb6.web.visitors import Role, Visitor
@@ -90,6 +96,59 @@ class Slow(WebCase):
         got = self.browser_here.get("/broken")
         assert (got.status, "secret" in got.text) == (500, False)
         assert len(self.flushLoggedErrors(RuntimeError)) == 1
+
+
+class Crowds(WebCase):
+    """Connections of many, of whom most say nothing."""
+
+    trusted_proxies = ("192.0.2.1",)
+
+    def connect(self, host: str) -> Any:
+        """One that begins a request and never ends it; its transport says whether it was hung up on."""
+        transport = StringTransport(peerAddress=IPv6Address("TCP", host, 40000))
+        channel: Any = self.site.buildProtocol(transport.getPeer())
+        channel.makeConnection(transport)
+        channel.dataReceived(b"GET / HTTP/1.1\r\n")
+        self.channels.append(channel)
+        return transport
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.channels: list[Any] = []
+
+    def end(self) -> None:
+        while self.channels:
+            self.channels.pop().connectionLost(Failure(ConnectionDone()))
+
+    def test_one_source_has_its_share(self) -> None:
+        for each in range(CONNECTIONS_OF_SOURCE):
+            assert not self.connect(f"2001:db8::{each:x}").disconnecting
+        assert self.connect("2001:db8::ffff").disconnecting, "all of a /64 are one"
+        assert not self.connect("2001:db8:0:1::").disconnecting
+        assert not self.connect("::ffff:198.51.100.1").disconnecting
+        self.end()
+        assert not self.connect("2001:db8::1").disconnecting
+        self.end()
+
+    def test_a_proxy_has_those_of_many_and_all_have_an_end(self) -> None:
+        for _ in range(CONNECTIONS):
+            assert not self.connect("::ffff:192.0.2.1").disconnecting
+        assert self.connect("::ffff:192.0.2.1").disconnecting
+        assert self.connect("198.51.100.1").disconnecting
+        self.end()
+        assert self.browser().get("/").status == 200
+
+    def test_who_says_nothing_is_hung_up_on_without_a_line_in_the_log(self) -> None:
+        with capturedLogs() as logged:
+            transport = self.connect("198.51.100.1")
+            self.world.clock.advance(IDLE_TIMEOUT + 1)
+            assert transport.disconnecting
+            self.world.clock.advance(60)
+        assert logged == []
+        self.end()
+
+    def test_nobody_speaks_http_2(self) -> None:
+        assert list(self.site.acceptableProtocols()) == [b"http/1.1"]
 
 
 class Tls(WebCase):
