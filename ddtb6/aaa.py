@@ -22,6 +22,7 @@ from ddtb6.radius.accounting import AccountingDeliverer
 from ddtb6.radius.dynamic import DynamicAuthorization, DynamicClient
 from ddtb6.radius.exchange import RadiusClient, Server, Timing
 from ddtb6.radius.nas import Nas, SessionNames
+from ddtb6.radius.packets import Fault
 
 
 class Aaa:
@@ -44,6 +45,7 @@ class Aaa:
         self._access = self._client("auth_port")
         self._accounting = self._client("acct_port") if radius.accounting else None
         self._deliverer: AccountingDeliverer | None = None
+        self._dynamic: DynamicAuthorization | None = None
 
     def _client(self, port: str) -> RadiusClient | None:
         """For the servers that have that port."""
@@ -87,7 +89,7 @@ class Aaa:
         ] or [
             DynamicClient(name, each.address, radius_secret(name, each)) for name, each in config.radius_servers.items()
         ]
-        return DynamicAuthorization(
+        self._dynamic = DynamicAuthorization(
             self._clock,
             broker,
             self._nas,
@@ -95,6 +97,7 @@ class Aaa:
             must_date=config.radius_dynamic.require_event_timestamp,
             interim_fixed=config.radius.interim_from == "configuration",
         )
+        return self._dynamic
 
     def view(self) -> AaaView:
         """How the servers and the deliveries do."""
@@ -107,18 +110,19 @@ class Aaa:
                 answered_ago=each.answered_ago,
                 round_trip=each.round_trip,
                 unanswered=each.counters.get("unanswered", 0),
+                dropped={fault.value: each.counters[fault.value] for fault in Fault if fault.value in each.counters},
             )
             for purpose, client in (("log-ins", self._access), ("accounting", self._accounting))
             if client is not None
             for each in client.states()
         )
-        if self._deliverer is None:
-            return AaaView(servers, None)
-        state = self._deliverer.state()
-        return AaaView(
-            servers,
-            AccountingView(state.waiting, state.delivered, state.oldest, state.outage_since, state.last_error),
-        )
+        accounting = None
+        if self._deliverer is not None:
+            state = self._deliverer.state()
+            accounting = AccountingView(
+                state.waiting, state.delivered, state.oldest, state.outage_since, state.last_error
+            )
+        return AaaView(servers, accounting, dict(self._dynamic.counters) if self._dynamic is not None else {})
 
     async def close(self) -> None:
         """Close the sockets; what is asked for fails."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
@@ -115,6 +115,8 @@ class AaaServerView:
     """Seconds from request to answer, smoothed."""
     unanswered: int
     """Requests given up, since start."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Datagrams that were not believed, since start, by reason: forged ones, unsigned ones, answers too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class AaaView:
     servers: tuple[AaaServerView, ...]
     accounting: AccountingView | None
     """None: nobody is told of sessions."""
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """Disconnect and CoA since start, by what came of them; datagrams dropped at that port, by reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ def _print(view: Any) -> None:
         ]
     )
     print()
+    if view["aaa"] is not None:
+        _print_aaa(view["aaa"])
     output.print_table(
         ("POOL", "FOR", "BLOCK", "PIECES", "HELD", "RESTING", "FREE"),
         [
@@ -61,6 +63,47 @@ def _print(view: Any) -> None:
             for pool in activity["pools"]
         ],
     )
+
+
+def _print_aaa(aaa: Any) -> None:
+    if aaa["servers"]:
+        output.print_table(
+            ("AAA SERVER", "FOR", "AT", "STATE", "LAST ANSWER", "TAKES", "GIVEN UP", "DROPPED"),
+            [
+                (
+                    server["name"],
+                    server["purpose"],
+                    server["endpoint"],
+                    _state(server),
+                    "none" if server["answered_ago"] is None else f"{output.span(server['answered_ago'])} ago",
+                    "" if server["round_trip"] is None else f"{server['round_trip'] * 1000:.1f} ms",
+                    server["unanswered"],
+                    _counts(server["dropped"]),
+                )
+                for server in aaa["servers"]
+            ],
+        )
+        print()
+    facts: list[tuple[str, object]] = []
+    if (accounting := aaa["accounting"]) is not None:
+        waiting = f"{accounting['waiting']} records wait"
+        if accounting["oldest"] is not None:
+            waiting += f", the oldest since {output.when(accounting['oldest'])}"
+        facts.append(("Accounting", f"{accounting['delivered']} records delivered, {waiting}"))
+        if accounting["outage_since"] is not None:
+            since = f"none since {output.when(accounting['outage_since'])}: {accounting['last_error']}"
+            facts.append(("Acknowledged", since))
+    if aaa["requests"]:
+        facts.append(("Disconnect, CoA", _counts(aaa["requests"])))
+    if facts:
+        output.print_facts(facts)
+        print()
+
+
+def _state(server: Any) -> str:
+    if not server["alive"]:
+        return "does not answer"
+    return "not asked yet" if server["answered_ago"] is None else "answers"
 
 
 def reconciled(what: Any) -> str:

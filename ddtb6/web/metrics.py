@@ -235,6 +235,12 @@ def _aaa(aaa: AaaView, now: float) -> Iterator[Metric]:
     yield _gauge("ddtb6_aaa_server_round_trip_seconds", "From request to answer, smoothed.", trips)
     words = "Requests that were given up."
     yield _counters("ddtb6_aaa_server_unanswered", words, [(at, float(each.unanswered)) for at, each in labelled])
+    words = "Datagrams that were not believed."
+    dropped = [(at | {"reason": why}, float(n)) for at, each in labelled for why, n in each.dropped.items()]
+    yield _counters("ddtb6_aaa_server_dropped", words, dropped)
+    words = "Disconnect and CoA, and what was dropped at that port."
+    requests = [({"outcome": outcome}, float(n)) for outcome, n in aaa.requests.items()]
+    yield _counters("ddtb6_dynamic_requests", words, requests)
     accounting = aaa.accounting
     if accounting is not None:
         yield _gauge("ddtb6_accounting_records_waiting", "Not acknowledged by any server.", accounting.waiting)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, IPv6Network
@@ -14,8 +15,8 @@ import pytest
 from support.capabilities import need_tun
 from support.freeradius import SECRET, FreeRadius
 from support.netns import Internet, Lab, Namespace, internet, wait_until
-from support.scenario import PASSWORD, Broker, carries
-from support.tsp_client import Offer, Udp
+from support.scenario import PASSWORD, SERVER, Broker, carries
+from support.tsp_client import Client, Offer, Refused, Udp
 
 pytestmark = [pytest.mark.radius, pytest.mark.netns]
 
@@ -343,6 +344,27 @@ def test_fail_over(net: Internet, shared: World, tmp_path: Path) -> None:
     shared.broker.start()
 
 
+def test_nobody_is_let_in_while_no_server_answers(net: Internet, shared: World, tmp_path: Path) -> None:
+    """PLAIN is told 530; DIGEST-MD5 says the same as 300, because clients that wait for rspauth fail on all else."""
+    shared.broker.stop()
+    directory = tmp_path / "broker"
+    directory.mkdir()
+    world = World(net, directory, Isp(net.broker, tmp_path / "never started"), auth={"chain": ["radius", "anonymous"]})
+    world.broker.start()
+    for mechanism, code in (("PLAIN", 530), ("DIGEST-MD5", 300), ("PLAIN", 530)):
+        client = Client(Udp(net.client.socket(socket.AF_INET, socket.SOCK_DGRAM), SERVER))
+        with pytest.raises(Refused) as refused:
+            client.log_in(mechanism, "alice", PASSWORD)
+        assert refused.value.code == code
+        assert "Server too busy" in str(refused.value)
+    assert world.broker.sessions() == []
+    assert "does not answer" in world.broker.tool("status")
+    assert "no answer from RADIUS" in world.broker.log()
+    world.broker.stop()
+    world.broker.check_log()
+    shared.broker.start()
+
+
 # --- dynamic authorization ----------------------------------------------------------------------------------------
 
 
@@ -441,3 +463,4 @@ def test_a_wrong_secret_gets_no_answer(world: World) -> None:
     assert "NAK" not in said
     assert len(world.broker.sessions("alice")) == 1
     assert "one of the two is wrong" in world.broker.log()
+    assert world.broker.ask("status")["aaa"]["requests"]["wrong-authenticator"] >= 1

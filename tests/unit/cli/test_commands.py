@@ -8,6 +8,7 @@ import getpass
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from ddtb6.broker.admission import Gate
 from ddtb6.broker.broker import Broker, Policy
 from ddtb6.broker.events import Bus
 from ddtb6.broker.ports import Account, Opening, Session
-from ddtb6.broker.views import Overview
+from ddtb6.broker.views import AaaServerView, AaaView, AccountingView, Overview
 from ddtb6.cli.doctor import daemon
 from ddtb6.cli.main import COMMANDS, main
 from ddtb6.clock import SystemClock
@@ -364,6 +365,8 @@ def test_root_leaves_no_files_of_its_own(tmp_path: Path) -> None:
 class Running(unittest.TestCase):
     """A real broker on the memory data plane, with one session that it found in its store."""
 
+    aaa: AaaView | None = None
+
     def setUp(self) -> defer.Deferred[None]:
         directory = Path(tempfile.mkdtemp(prefix="ddtb6-"))
         self.addCleanup(shutil.rmtree, directory)
@@ -396,6 +399,7 @@ class Running(unittest.TestCase):
                 mechanisms=("DIGEST-MD5",),
                 negotiations=0,
                 activity=broker.activity(),
+                aaa=self.aaa,
             )
 
         control = Control(
@@ -438,6 +442,29 @@ class Running(unittest.TestCase):
             for part in ("1.2.3", "udp 192.0.2.1:3653", "memory: it was asked for", "1 live", "2001:db8:1000::/36"):
                 assert part in shown
             assert json.loads(await self.tool("status", "--json"))["activity"]["sessions"] == 1
+            assert "AAA" not in shown
+
+        return defer.Deferred.fromCoroutine(scenario())
+
+    def test_status_of_the_aaa(self) -> defer.Deferred[None]:
+        servers = (
+            AaaServerView("isp1", "log-ins", Endpoint("192.0.2.9", 1812), True, 3.0, 0.004, 2, {"unsigned": 7}),
+            AaaServerView("isp2", "accounting", Endpoint("192.0.2.9", 1813), False, None, None, 5),
+        )
+        accounting = AccountingView(41, 100, 1_700_000_000.0, 1_700_000_001.0, "isp2: no answer")
+        self.aaa = AaaView(servers, accounting, {"disconnected": 6})
+
+        async def scenario() -> None:
+            shown = await self.tool("status")
+            lines = [re.split(r"  +", line.strip()) for line in shown.splitlines()]
+            assert ["isp1", "log-ins", "192.0.2.9:1812", "answers", "3 s ago", "4.0 ms", "2", "unsigned: 7"] in lines
+            assert ["isp2", "accounting", "192.0.2.9:1813", "does not answer", "none", "5", "none"] in lines
+            for part in (
+                "100 records delivered, 41 records wait, the oldest since 2023-11-14 22:13:20Z",
+                "none since 2023-11-14 22:13:21Z: isp2: no answer",
+                "disconnected: 6",
+            ):
+                assert part in shown
 
         return defer.Deferred.fromCoroutine(scenario())
 

@@ -24,16 +24,19 @@ from ddtb6.web.visitors import Role
 UNITS = ("_seconds", "_bytes", "_info")
 COUNTED = re.compile(
     "ddtb6_(ready|sessions|negotiations|logins|refusals|sessions_ended|.*_packets|pool_(capacity|held|resting)|.*_up"
-    "|.*_unanswered|accounting_records_.*|echo_requests)"
+    "|.*_unanswered|.*_dropped|dynamic_requests|accounting_records_.*|echo_requests)"
 )
 """Numbers of something, which have no unit."""
 GRAFANA = Path(__file__).parents[3] / "etc" / "grafana" / "ddtb6.json"
 AAA = AaaView(
     (
         AaaServerView("isp", "log-ins", Endpoint("192.0.2.9", 1812), True, 3.0, 0.004, 2),
-        AaaServerView("isp", "accounting", Endpoint("192.0.2.9", 1813), False, None, None, 7),
+        AaaServerView(
+            "isp", "accounting", Endpoint("192.0.2.9", 1813), False, None, None, 7, {"wrong-authenticator": 3}
+        ),
     ),
     AccountingView(5, 100, 1_700_000_000.0, None, ""),
+    {"disconnected": 2, "wrong-source": 9},
 )
 
 
@@ -84,6 +87,8 @@ class Whole(MetricsCase):
         assert value("ddtb6_pool_capacity", pool="homes") == 4
         assert value("ddtb6_aaa_server_up", purpose="log-ins") == 1
         assert value("ddtb6_aaa_server_unanswered_total", purpose="accounting") == 7
+        assert value("ddtb6_aaa_server_dropped_total", purpose="accounting", reason="wrong-authenticator") == 3
+        assert value("ddtb6_dynamic_requests_total", outcome="wrong-source") == 9
         assert value("ddtb6_accounting_records_waiting") == 5
         assert value("ddtb6_ready") == 1
         assert value("process_resident_memory_bytes") > 1e6
