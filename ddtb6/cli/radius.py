@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`ddtb6 radius`: asks the RADIUS servers, each for itself, as the daemon would.
 
-`test` tries a log-in in every configured mode and says what it would be granted. `probe` (for `ddtb6 doctor`) sends
-Status-Server (RFC 5997), for which nobody need be logged in.
+`test` tries a log-in in every configured mode and says what it would be granted, and what of that no pool can give.
+`probe` (for `ddtb6 doctor`) sends Status-Server (RFC 5997), for which nobody need be logged in.
 Invariant: a password is shown to nobody but the servers.
 Not here: how the daemon uses them (`aaa`).
 """
@@ -10,15 +10,17 @@ Not here: how the daemon uses them (`aaa`).
 from __future__ import annotations
 
 import argparse
+import itertools
 import secrets
 import select
 import socket
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address
 from typing import Any, NamedTuple
 
 from ddtb6.addressing.endpoint import Carrier, Endpoint, Link
-from ddtb6.broker.ports import Accepted, Rejected, Verdict
+from ddtb6.addressing.pool import Use
+from ddtb6.broker.ports import Accepted, Rejected, Terms, Verdict
 from ddtb6.broker.views import plain
 from ddtb6.cli import output, passwords
 from ddtb6.cli.main import Failure
@@ -61,9 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
         config, arguments.user, passwords.read(arguments, arguments.user, twice=False), Endpoint(arguments.source, 0)
     )
     verdicts = [each.verdict for each in trials]
-    code = int(not any(isinstance(each, Accepted) for each in verdicts) or any(map(_refused, verdicts)))
+    unmet = [unmet_terms(config, each.principal.terms) if isinstance(each, Accepted) else [] for each in verdicts]
+    code = int(not any(isinstance(each, Accepted) for each in verdicts) or any(map(_refused, verdicts)) or any(unmet))
     if arguments.json:
-        output.print_json([_plain(each) for each in trials])
+        output.print_json([_plain(trial, why) for trial, why in zip(trials, unmet, strict=True)])
         return code
     for trial in trials:
         print(f"{trial.server} ({trial.endpoint}), {trial.mechanism} by {trial.mode}: {output.safe(_sentence(trial))}")
@@ -71,9 +74,29 @@ def run(arguments: argparse.Namespace) -> int:
     if granted is not None:
         print(f"Granted to {output.safe(arguments.user)}:")
         output.print_facts([(f"  {name}", value) for name, value in _facts(granted)])
+    for why in dict.fromkeys(itertools.chain(*unmet)):
+        print(f"The broker would refuse that: {output.safe(why)}.")
     if "radius" not in config.auth.chain:
         print("Caution: auth.chain does not have radius; the broker would not ask these servers.")
     return code
+
+
+def unmet_terms(config: Config, terms: Terms) -> list[str]:
+    """Why the broker would refuse an accept with these terms, as far as the configuration tells."""
+    found = []
+    if terms.tunnels == 0:
+        found.append("Port-Limit is 0, so this account may have no tunnel")
+    pools = config.pools
+    for name, use in ((terms.address_pool, Use.ACCOUNTS), (terms.prefix_pool, Use.PREFIXES)):
+        if name is not None and (name not in pools or pools[name].use is not use):
+            found.append(f'the accept names the pool "{name}", and there is no [pool.{name}] with use = {use.value}')
+    wanted = [(each, Use.PREFIXES) for each in (terms.prefix, *terms.routes) if each is not None]
+    if terms.address is not None:
+        wanted.append((IPv6Network(terms.address), Use.ACCOUNTS))
+    for network, use in wanted:
+        if not any(pool.use is use and network.subnet_of(pool.block) for pool in pools.values()):
+            found.append(f"the accept names {network}, which is in no [pool.NAME] with use = {use.value}")
+    return found
 
 
 # --- a log-in -----------------------------------------------------------------------------------------------------
@@ -183,7 +206,7 @@ def _facts(accepted: Accepted) -> list[tuple[str, object]]:
     ]
 
 
-def _plain(trial: Trial) -> dict[str, Any]:
+def _plain(trial: Trial, unmet: list[str]) -> dict[str, Any]:
     verdict = trial.verdict
     said: dict[str, Any] = {
         "server": trial.server,
@@ -196,7 +219,8 @@ def _plain(trial: Trial) -> dict[str, Any]:
     if isinstance(verdict, Accepted):
         terms = replace(verdict.principal.terms, account_class=())
         classes = [each.hex() for each in verdict.principal.terms.account_class]
-        return said | {"owner": verdict.principal.owner, "terms": plain(terms) | {"account_class": classes}}
+        granted = plain(terms) | {"account_class": classes}
+        return said | {"owner": verdict.principal.owner, "terms": granted, "unmet": unmet}
     return said | {"why": getattr(verdict, "why", "")}
 
 

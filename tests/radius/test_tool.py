@@ -21,6 +21,9 @@ alice	Cleartext-Password := "wonder land"
 	Session-Timeout = 3600,
 	Class = 0x3078343100ff
 
+outside	Cleartext-Password := "wonder land"
+	Framed-IPv6-Address = 2001:db8:ffff::9
+
 mallory	Cleartext-Password := "right", Auth-Type := Reject
 	Reply-Message := "Your contract\u001b has ended."
 """
@@ -45,6 +48,7 @@ def configured(directory: Path, *ports: tuple[int, int], secret: str = SECRET, m
         f'[server]\nrealm = "{REALM}"\nstate = "{directory}"\ncontrol = "{directory}/control"\n'
         f'[auth]\nchain = ["radius"]\n[radius]\nmodes = [{modes}]\ntimeout = 0.1\ntries = 2\npatience = 1\n{servers}'
         '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
+        '[pool.homes]\nblock = "2001:db8:1000::/40"\nuse = "prefixes"\nlength = 48\n'
     )
     return path
 
@@ -79,6 +83,20 @@ def test_as_json(server: FreeRadius, tmp_path: Path) -> None:
     assert first["verdict"] == "accepted"
     assert first["terms"]["account_class"] == ["3078343100ff"]
     assert first["terms"]["prefix"] == "2001:db8:1000::/48"
+
+
+def test_an_accept_that_no_pool_can_meet(server: FreeRadius, tmp_path: Path) -> None:
+    config = configured(tmp_path, (server.auth_port, server.acct_port))
+    done = run(config, "radius", "test", "outside", "--password-stdin", stdin="wonder land\n")
+    assert done.returncode == 1
+    *_, last = done.stdout.splitlines()
+    assert last == (
+        "The broker would refuse that: the accept names 2001:db8:ffff::9/128, which is in no [pool.NAME] with "
+        "use = accounts."
+    )
+    done = run(config, "radius", "test", "outside", "--password-stdin", "--json", stdin="wonder land\n")
+    assert done.returncode == 1
+    assert [len(each["unmet"]) for each in json.loads(done.stdout)] == [1, 1]
 
 
 def test_refused(server: FreeRadius, tmp_path: Path) -> None:

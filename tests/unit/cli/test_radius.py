@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
+from ddtb6.broker.ports import Terms
 from ddtb6.cli import doctor
 from ddtb6.cli.doctor import State
-from ddtb6.cli.radius import probe
+from ddtb6.cli.radius import probe, unmet_terms
 from ddtb6.config import Config, parse
 from ddtb6.radius.attributes import Received
 from ddtb6.radius.packets import Code, Incoming, make_reply
@@ -72,6 +75,27 @@ def test_an_answer() -> None:
     assert log_ins.seconds is not None
     assert accounting.seconds is not None
     assert [each.state for each in found] == [State.OK, State.OK]
+
+
+def test_terms_that_no_pool_can_meet() -> None:
+    two = parse(
+        '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
+        '[pool.homes]\nblock = "2001:db8:1000::/40"\nuse = "prefixes"\nlength = 48\n'
+    )
+    inside, home = IPv6Address("2001:db8:0:1::9"), IPv6Network("2001:db8:1001::/48")
+    assert unmet_terms(two, Terms()) == []
+    assert unmet_terms(two, Terms(address=inside, prefix=home, routes=(IPv6Network("2001:db8:1002::/56"),))) == []
+    assert unmet_terms(two, Terms(address_pool="links", prefix_pool="homes", tunnels=3)) == []
+    for terms, sentence in (
+        (Terms(address_pool="homes"), 'the accept names the pool "homes", and there is no .* with use = accounts'),
+        (Terms(prefix_pool="other"), 'the accept names the pool "other", and there is no .* with use = prefixes'),
+        (Terms(address=IPv6Address("2001:db8:0:2::9")), "2001:db8:0:2::9/128, which is in no .* with use = accounts"),
+        (Terms(prefix=IPv6Network("2001:db8:1000::/36")), "2001:db8:1000::/36, which is in no .* with use = prefixes"),
+        (Terms(routes=(home, IPv6Network("2001:db8:9::/48"))), "2001:db8:9::/48, which is in no .* use = prefixes"),
+        (Terms(tunnels=0), "Port-Limit is 0"),
+    ):
+        (found,) = unmet_terms(two, terms)
+        assert re.search(sentence, found), found
 
 
 def test_silence_and_refusal() -> None:
