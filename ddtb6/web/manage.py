@@ -120,10 +120,7 @@ class Manage:
 
     # --- users ----------------------------------------------------------------------------------------------------
 
-    async def users(self, request: Request, visitor: Visitor) -> Answer:
-        return await self._users(request, visitor)
-
-    async def _users(
+    async def users(
         self, request: Request, visitor: Visitor, wrong: ControlError | None = None, name: str = ""
     ) -> Answer:
         search, after = _text(request, "search"), _text(request, "after")
@@ -138,12 +135,23 @@ class Manage:
         try:
             await self._do(request, visitor, "user.add", name=name, password=form.get("password", ""))
         except ControlError as error:
-            return await self._users(request, visitor, error, name[:64])
+            return await self.users(request, visitor, error, name[:64])
         visitor.tell(f"Added {name}. It can log in now; its client needs the name and the password.")
         return see_other(_path("users", name))
 
     async def user(self, request: Request, visitor: Visitor) -> Answer:
-        return await self._user(request, visitor)
+        try:
+            return await self._user(request, visitor)
+        except Refused:
+            # Lists link to accounts that a RADIUS server keeps, and to deleted ones, too.
+            owner = f"user:{request.values['name']}"
+            past = await self._show(request, visitor, "session.past", owner=owner, limit=ROWS)
+            if not past:
+                raise
+        leases = await self._show(request, visitor, "lease.list", owner=owner)
+        events = await self._show(request, visitor, "event.list", user=owner.removeprefix("user:"), limit=10)
+        shown = {"owner": owner, "past": past, "leases": leases, "events": events}
+        return page(request, visitor, "manage/elsewhere.html", **shown)
 
     async def _user(self, request: Request, visitor: Visitor, wrong: ControlError | None = None) -> Answer:
         name = request.values["name"]
@@ -361,10 +369,7 @@ class Manage:
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
-    async def tokens(self, request: Request, visitor: Visitor) -> Answer:
-        return await self._tokens(request, visitor)
-
-    async def _tokens(
+    async def tokens(
         self, request: Request, visitor: Visitor, wrong: ControlError | None = None, made: Any = None
     ) -> Answer:
         tokens = await self._show(request, visitor, "token.list")
@@ -379,8 +384,8 @@ class Manage:
         try:
             made = await self._do(request, visitor, "token.add", name=form.get("name", ""), role=role, user=user)
         except ControlError as error:
-            return await self._tokens(request, visitor, error)
-        return await self._tokens(request, visitor, made=made)
+            return await self.tokens(request, visitor, error)
+        return await self.tokens(request, visitor, made=made)
 
     async def ask_revoke(self, request: Request, visitor: Visitor) -> Answer:
         name = request.values["name"]

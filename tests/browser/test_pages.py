@@ -23,6 +23,7 @@ OF_ADMINISTRATORS = {
     "manage": "/manage",
     "users": "/manage/users",
     "user": "/manage/users/alice",
+    "elsewhere": "/manage/users/gone",
     "disable": "/manage/users/alice/disable",
     "delete": "/manage/users/alice/delete",
     "sessions": "/manage/sessions",
@@ -50,7 +51,17 @@ def session(world: World, connect: Connect) -> dict[str, str]:
     return {"session": str(found["id"]), "address": str(address)}
 
 
-def test_of_administrators(browser: Chromium, world: World, session: dict[str, str]) -> None:
+@pytest.fixture
+def gone(world: World, connect: Connect) -> None:
+    """Who had a session, and has no account any more."""
+    world.broker.add_user("gone", PASSWORD)
+    tunnel = connect("gone", PASSWORD)
+    tunnel.wait_up()
+    tunnel.stop()
+    world.broker.tool("user", "delete", "gone")
+
+
+def test_of_administrators(browser: Chromium, world: World, gone: None, session: dict[str, str]) -> None:
     browser.log_in("administrator", ROOT, PASSWORD)
     browser.open("/manage/tokens")
     browser.fill(name="script")

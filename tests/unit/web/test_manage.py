@@ -87,7 +87,9 @@ class Users(ManageCase):
         assert str(session.spec.prefix) in self.root.get("/manage/users/carol/delete").text
         page = self.follow(self.submit("/manage/users/carol/delete"))
         assert f"Deleted carol and released {session.spec.address}/128, {session.spec.prefix}" in page
-        assert self.root.get("/manage/users/carol").status == 404
+        page = self.root.get("/manage/users/carol").text
+        assert "No account of this name is kept here" in page
+        assert ENDED[EndReason.DISABLED] in page
         done = [(each["who"], each["action"]) for each in self.call("audit.list")]
         changes = ("delete", "enable", "disable", "assign", "passwd", "add")
         assert done == [("administrator:root", each) for each in (*(f"user.{verb}" for verb in changes), "login")]
@@ -105,6 +107,15 @@ class Users(ManageCase):
             assert got.status == status, got.text
             assert 'role="alert"' in got.text
             assert sentence in got.text
+
+    def test_one_that_a_radius_server_keeps_has_a_page(self) -> None:
+        session = self.tunnel("far@isp <b>")
+        (link,) = re.findall(r'href="(/manage/users/[^"]+)"', self.root.get(f"/manage/sessions/{session.id}").text)
+        page = self.root.get(link).text
+        for shown in ("far@isp &lt;b&gt;", str(session.spec.address), str(session.spec.prefix), ">live<", "/release"):
+            assert shown in page
+        for nobody in ("nobody", "%00", "x" * 400):
+            assert self.root.get(f"/manage/users/{nobody}").status in (400, 404)
 
     def test_asking_changes_nothing(self) -> None:
         session = self.tunnel("alice")
