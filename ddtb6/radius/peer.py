@@ -35,6 +35,9 @@ FIRST_WINDOW, LEAST_WINDOW = 200, 32
 """Requests under way at once: so many at first, never fewer. FreeRADIUS' socket holds about 200."""
 MOST_WAITING = 20_000
 """Requests that may wait for their turn."""
+PROBED = 10
+"""Times the dead time that one is left to probes that has answered them. Not for ever: another program may serve that
+address by now, which knows no Status-Server."""
 WARNING_INTERVAL = 60.0
 """Seconds between two warnings about the same."""
 TRUST = 10.0
@@ -140,10 +143,11 @@ class Peer:
 
     @property
     def worth_asking(self) -> bool:
-        """It is alive; or it has been dead for a while, cannot be probed, and nobody else is trying."""
-        if self.alive or self._answers_status or self._on_trial:
+        """It is alive; or it has been dead for a while, and nobody else is trying."""
+        if self.alive or self._on_trial:
             return self.alive
-        return self._clock.monotonic() - self._dead_since >= self._timing.dead_time
+        wait = self._timing.dead_time * (PROBED if self._answers_status else 1)
+        return self._clock.monotonic() - self._dead_since >= wait
 
     def ask(self, code: Code, build: Build, deadline: float, tries: int) -> Deferred[Reply]:
         """Fires with the answer; fails with Silent, or with what `build` raised.

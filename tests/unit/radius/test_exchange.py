@@ -344,6 +344,17 @@ class StatusServerTests(ExchangeCase):
         self.failureResultOf(self.ask(client), NoAnswer)
         assert self.udp.sent[-1][1][0] == Code.STATUS_SERVER
 
+    def test_who_answers_status_no_more_is_not_given_up_for_ever(self) -> None:
+        client = self.dead()
+        self.answer()
+        self.failureResultOf(self._after(self.ask(client), 7.1), NoAnswer)
+        self.udp.pass_time(301)
+        asked = self.ask(client)
+        assert self.udp.sent[-1][1][0] == Code.ACCESS_REQUEST
+        self.answer()
+        self.successResultOf(asked)
+        assert client.states()[0].alive
+
     def test_forged_answers_revive_nobody(self) -> None:
         client = self.dead()
         port, datagram, to = self.udp.sent[-1]
