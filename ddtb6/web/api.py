@@ -143,7 +143,7 @@ async def _answer(request: Request, name: str, verb: Verb, run: Callable[[dict[s
 def sentence(error: ControlError) -> str:
     """The message as a sentence that stands for itself."""
     words = str(error)
-    return f"{words[:1].upper()}{words[1:].removesuffix('.')}."
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?')) else '.'}"
 
 
 def _arguments(request: Request, verb: Verb) -> dict[str, object]:

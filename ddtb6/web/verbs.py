@@ -150,9 +150,12 @@ def _address(value: object) -> IPv6Address:
 
 def _prefix(value: object) -> IPv6Network:
     try:
-        return IPv6Network(_text(value))
+        prefix = IPv6Network(_text(value))
     except ValueError:
         raise ValueError("must be an IPv6 prefix, such as 2001:db8:1::/48") from None
+    if prefix.network_address.scope_id is not None:
+        raise ValueError("must be an IPv6 prefix without a scope")
+    return prefix
 
 
 def _number(text: str) -> object:

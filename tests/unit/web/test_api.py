@@ -115,6 +115,7 @@ class Rows(ApiCase):
             assert got.status == status, (path, got.text)
             assert got.headers["content-type"] == "application/problem+json"
             assert set(got.json) == {"type", "title", "status", "detail"}
+        assert self.ask("GET", "/sessions?limits=1").json["detail"].endswith("did you mean limit?")
         octets = json.dumps({"name": "x", "password": "y"}).encode()
         for body, headers, status in (
             (octets, {}, 415),

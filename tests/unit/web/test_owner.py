@@ -330,3 +330,8 @@ class Values(WebCase):
         for host in ("127.0.0.1:8653", "localhost", "", "a b", "-x"):
             assert plain._server(mock.Mock(host=host), ()) == "BROKER"
         assert plain._server(mock.Mock(host="tunnel.example.net:8653"), ()) == "tunnel.example.net"
+
+    def test_what_stands_for_an_unknown_name_is_said(self) -> None:
+        browser, words = self.browser(Role.OWNER), "BROKER stands for"
+        assert words not in browser.get("/tunnel").text
+        assert words in browser.take(browser.ask("GET", "/tunnel", host="localhost")).text

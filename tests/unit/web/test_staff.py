@@ -166,6 +166,7 @@ class Assigned(WebCase):
             ({"prefix": "2001:db8:100::/65"}, "longer than a /64"),
             ({"prefix": "2001:db8:999::/56"}, "in no pool for prefixes"),
             ({"prefix": "2001:db8:100::1/56"}, "must be an IPv6 prefix"),
+            ({"prefix": "2001:db8:100::%1/56"}, "without a scope"),
         ):
             with pytest.raises(ControlError, match=sentence):
                 self.call("user.assign", name="alice", **arguments)
