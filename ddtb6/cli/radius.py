@@ -32,6 +32,8 @@ from ddtb6.sasl.mechanisms import mechanism
 
 PROBE_TRIES, PROBE_WAIT = 3, 1.0
 """Status-Server to each server, and seconds that each waits for its answer."""
+BROKER_END = 1
+"""Interface identifier of the broker's own end in a pool (`addressing.pool`)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +98,9 @@ def unmet_terms(config: Config, terms: Terms) -> list[str]:
     for network, use in wanted:
         if not any(pool.use is use and network.subnet_of(pool.block) for pool in pools.values()):
             found.append(f"the accept names {network}, which is in no [pool.NAME] with use = {use.value}")
+    if terms.interface_id == BROKER_END or any(terms.address == pool.broker_address for pool in pools.values()):
+        named = terms.address or f"the interface identifier {terms.interface_id}"
+        found.append(f"the accept names {named}, which the broker itself uses; 2 is the lowest for a client")
     return found
 
 

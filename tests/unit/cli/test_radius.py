@@ -93,6 +93,8 @@ def test_terms_that_no_pool_can_meet() -> None:
         (Terms(prefix=IPv6Network("2001:db8:1000::/36")), "2001:db8:1000::/36, which is in no .* with use = prefixes"),
         (Terms(routes=(home, IPv6Network("2001:db8:9::/48"))), "2001:db8:9::/48, which is in no .* use = prefixes"),
         (Terms(tunnels=0), "Port-Limit is 0"),
+        (Terms(address=IPv6Address("2001:db8:0:1::1")), "2001:db8:0:1::1, which the broker itself uses"),
+        (Terms(interface_id=1), "the interface identifier 1, which the broker itself uses"),
     ):
         (found,) = unmet_terms(two, terms)
         assert re.search(sentence, found), found
