@@ -18,7 +18,7 @@ DEFAULT_CONFIG = "/etc/ddtb6/ddtb6.toml"
 
 
 class Options(usage.Options):
-    """Options of the daemon. The file is read while they are parsed, so that its errors are errors of usage."""
+    """Options of the daemon. The file is read while they are parsed, before twistd sets up anything."""
 
     longdesc = "An IPv6 tunnel broker: TSP (RFC 5572) over UDP and TCP, with its data plane and status page."
     optParameters = (("config", "c", DEFAULT_CONFIG, "Configuration file (TOML)."),)
@@ -31,12 +31,15 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def postOptions(self) -> None:
-        """Raises usage.UsageError with every error of the configuration, one a line."""
+        """Raises SystemExit with every error of the configuration, one a line.
+
+        For a usage.UsageError twistd would print its usage and end with 0, as if all had been well.
+        """
         path = Path(self["config"])
         try:
             self.configuration = load(path)
         except ConfigError as error:
-            raise usage.UsageError(f"the configuration {path} cannot be used:\n{error}") from None
+            raise SystemExit(f"ddtb6: the configuration {path} cannot be used:\n{error}") from None
 
 
 def makeService(options: Options) -> Service:

@@ -71,8 +71,8 @@ systemctl stop ddtb6.socket ddtb6.service
 """
 
 DAEMON_STATUS = (
-    "1 where the configuration has errors or the daemon cannot serve; the last line of its log says why. Otherwise 0 "
-    "or, since Twisted 22.10, the signal that ended it."
+    "1 where the configuration has errors or the daemon cannot serve; the last line of its log says why. Otherwise "
+    "by the signal that ended it."
 )
 
 CONFIGURATION = r"""

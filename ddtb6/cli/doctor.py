@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import enum
 import errno
+import importlib
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import stat
@@ -29,10 +29,10 @@ from typing import NamedTuple
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool
 from ddtb6.cli import output
-from ddtb6.cli.main import DEFAULT_CONFIG
 from ddtb6.cli.radius import probe
+from ddtb6.cli.reach import YOU, rights_of_daemon, start_command, way_to_own
 from ddtb6.cli.status import reconciled
-from ddtb6.config import Config, ConfigError, cautions, load
+from ddtb6.config import Config, ConfigError, cautions, load, radius_secret
 from ddtb6.web.control_client import ControlClient, NotPermitted, NotRunning
 from ddtb6.web.verbs import ControlError
 
@@ -89,18 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
         print("The broker cannot work here before what is marked fail is mended.")
     else:
         print(f"The broker can work here{', with what is marked warn in mind' if warned else ''}.")
-        print(f"Next: {start_command(arguments.config)}, or, where it runs, ddtb6 --config {arguments.config} status")
+        running = any(each.name == "daemon" and each.sentence.startswith("It is running") for each in findings)
+        look = f"ddtb6 --config {arguments.config} status"
+        print(f"Next: {look if running else start_command(arguments.config)}")
     return int(failed)
-
-
-def start_command(config: Path, root: Path = Path("/")) -> str:
-    """What starts the daemon here: systemd where it has the unit, else twistd, which Debian calls twistd3."""
-    units = (root / place / "systemd/system/ddtb6.service" for place in ("etc", "usr/lib", "lib"))
-    if config == DEFAULT_CONFIG and (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units):
-        return "systemctl enable --now ddtb6"
-    beside = Path(sys.executable).with_name("twistd")
-    found = next((name for name in ("twistd", "twistd3") if shutil.which(name)), str(beside))
-    return f"{found} -n --pidfile= ddtb6 --config {config}"
 
 
 def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
@@ -108,18 +100,13 @@ def examine(path: Path, root: Path = Path("/")) -> Iterator[Finding]:
     yield python()
     yield from (library(name, floor) for name, floor in LIBRARIES.items())
     yield clock(datetime.now(UTC))
-    try:
-        config = load(path)
-    except ConfigError as error:
-        for problem in error.problems:
-            yield Finding("configuration", State.FAIL, str(problem), f"Edit {path}; ddtb6 check reads it again.")
+    config, findings = files(path)
+    yield from findings
+    if config is None:
         return
-    yield Finding("configuration", State.OK, f"{path} has no errors.")
     for caution in cautions(config):
         yield Finding("configuration", State.WARN, str(caution), f"Edit {path}, if that is not meant.")
     yield from status_page(config.web.listen)
-    yield state_directory(config.server.state)
-    yield database(config.server.database)
     running, finding = daemon(config.server.control)
     yield finding
     for carrier, kind in (("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)):
@@ -174,6 +161,25 @@ def clock(now: datetime) -> Finding:
 # --- what the daemon opens ----------------------------------------------------------------------------------------
 
 
+def files(path: Path) -> tuple[Config | None, list[Finding]]:
+    """The configuration, if there is one to go on with, and what its files are to the user of the daemon."""
+    importlib.import_module("ddtb6.store.database")  # perhaps from where root alone may read
+    with rights_of_daemon(path) as who:
+        try:
+            config = load(path)
+            for name, server in config.radius_servers.items():
+                radius_secret(name, server)
+        except ConfigError as error:
+            remedy = f"Edit {path}; ddtb6 check reads it again."
+            if os.strerror(errno.EACCES) in str(error):
+                remedy = "Run this as root." if who == YOU else f"chgrp {who} FILE; chmod g+r FILE"
+            elif not os.path.exists(path):
+                remedy = "Run ddtb6 setup, as root."
+            return None, [Finding("configuration", State.FAIL, str(each), remedy) for each in error.problems]
+        state, store = state_directory(config.server.state, who), database(config.server.database, who)
+    return config, [Finding("configuration", State.OK, f"{path} has no errors."), state, store]
+
+
 def status_page(listen: str) -> Iterator[Finding]:
     if not listen:
         return
@@ -201,30 +207,31 @@ def status_page(listen: str) -> Iterator[Finding]:
         )
 
 
-def state_directory(path: Path) -> Finding:
+def state_directory(path: Path, who: str = YOU) -> Finding:
     name = "state"
-    remedy = f"install -d -m 750 -o USER-OF-THE-DAEMON {path}"
+    remedy = f"install -d -m 700 -o {'USER-OF-THE-DAEMON' if who == YOU else who} {path}"
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         return Finding(name, State.FAIL, f"The directory {path} cannot be used: {error.strerror}.", remedy)
     if not stat.S_ISDIR(mode):
         return Finding(name, State.FAIL, f"{path} is not a directory.", remedy)
-    if not os.access(path, os.W_OK | os.X_OK):
-        return Finding(
-            name, State.FAIL, f"The directory {path} is not writable for you.", "Run this as the daemon's user."
-        )
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        return Finding(name, State.FAIL, f"The directory {path} is not writable for {who}.", way_to_own(path, who))
     if mode & stat.S_IWOTH:
         return Finding(name, State.WARN, f"Everybody may write to {path}.", f"chmod o-rwx {path}")
     return Finding(name, State.OK, f"{path} is writable.")
 
 
-def database(path: Path) -> Finding:
+def database(path: Path, who: str = YOU) -> Finding:
     from ddtb6.store.database import APPLICATION_ID, STEPS
 
     name = "database"
-    if not path.exists():
-        return Finding(name, State.OK, f"{path} does not exist yet; the daemon makes it.")
+    with suppress(PermissionError):
+        if not path.exists():
+            return Finding(name, State.OK, f"{path} does not exist yet; the daemon makes it.")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        return Finding(name, State.FAIL, f"{path} is not writable for {who}.", way_to_own(path, who))
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)) as connection:
             application, version = (
@@ -232,15 +239,16 @@ def database(path: Path) -> Finding:
             )
             damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
-        remedy = "Run this as root or as the daemon's user; if it is damaged, put a backup in its place."
-        return Finding(name, State.FAIL, f"{path} cannot be read: {error}.", remedy)
+        return Finding(
+            name, State.FAIL, f"{path} cannot be read: {error}.", "If it is damaged, ddtb6 restore a backup."
+        )
     if application != APPLICATION_ID:
         return Finding(name, State.FAIL, f"{path} is not a database of ddtb6.", "Move it away; the daemon makes one.")
     if version > len(STEPS):
         sentence = f"{path} was written by a newer ddtb6 (schema {version}, known here is {len(STEPS)})."
         return Finding(name, State.FAIL, sentence, f"Install that release again, or go back to {path}.backup-v*.")
     if damage != "ok":
-        return Finding(name, State.FAIL, f"{path} is damaged: {damage}.", "Put a backup in its place.")
+        return Finding(name, State.FAIL, f"{path} is damaged: {damage}.", "ddtb6 restore FILE, with a backup.")
     return Finding(name, State.OK, f"{path} is readable, schema {version}.")
 
 

@@ -77,7 +77,9 @@ def _run(arguments: argparse.Namespace) -> int:
         code: int = module.run(arguments)
     except ConfigError as error:
         for problem in error.problems:
-            print(f"ddtb6: {arguments.config}: {problem}", file=sys.stderr)
+            # What is wrong with the file as such names it itself.
+            where = f"{arguments.config}: " if str(arguments.config) not in str(problem) else ""
+            print(f"ddtb6: {where}{problem}", file=sys.stderr)
         return 1
     except (ControlError, NotPermitted, StoreError, Failure) as error:
         print(f"ddtb6: {error}", file=sys.stderr)
@@ -89,7 +91,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for `words`: complete for the command that stands in them, names only for the others."""
     parser = argparse.ArgumentParser(
         prog="ddtb6",
-        description="IPv6 tunnel broker: the operator's tool. The daemon itself is `twistd -n ddtb6`.",
+        description="IPv6 tunnel broker: the operator's tool. The daemon itself is `twistd -n ddtb6`, on Debian "
+        "`twistd3 -n ddtb6`.",
     )
     default = Path(os.environ.get("DDTB6_CONFIG", DEFAULT_CONFIG))
     parser.add_argument("--version", action="version", version=f"ddtb6 {__version__}")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How the tool reaches the broker: the control socket of the running daemon, else the store of the stopped one.
+Also what starts the daemon here, and as whom: what root may is not what its user may.
 
 Invariant: the store is opened only where nobody listens on the control socket, and as the user that owns it.
 Not here: the verbs (`web.control`).
@@ -9,9 +10,15 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Coroutine
+import pwd
+import shutil
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ddtb6.cli.main import DEFAULT_CONFIG
 from ddtb6.clock import SystemClock
 from ddtb6.config import Config
 from ddtb6.web.control import VERBS, Control
@@ -20,6 +27,11 @@ from ddtb6.web.control_site import user_name
 from ddtb6.web.verbs import Actor, ControlError, Kind
 
 T = TypeVar("T")
+
+USER = "ddtb6"
+"""Of the daemon, where a package has made it; also its group."""
+YOU = "you"
+"""Whoever runs the tool."""
 
 
 def call(config: Config, verb: str, **arguments: object) -> Any:
@@ -30,7 +42,8 @@ def call(config: Config, verb: str, **arguments: object) -> Any:
     except NotRunning:
         if VERBS[verb].live:
             raise ControlError(
-                "the broker is not running; start it with `systemctl start ddtb6`, or `twistd -n ddtb6`", Kind.STOPPED
+                "the broker is not running; start it with `systemctl start ddtb6`, or `twistd3 -n ddtb6`",
+                Kind.STOPPED,
             ) from None
     return _in_store(config, verb, given)
 
@@ -68,6 +81,46 @@ def _become_owner(config: Config) -> None:
         )  # imported late by the store, and perhaps from where root alone may read
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
+
+
+def start_command(config: Path, root: Path = Path("/")) -> str:
+    """What starts the daemon here: systemd where it has the unit, else twistd, which Debian calls twistd3."""
+    units = (root / place / "systemd/system/ddtb6.service" for place in ("etc", "usr/lib", "lib"))
+    if config == DEFAULT_CONFIG and (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units):
+        return "systemctl enable --now ddtb6"
+    beside = Path(sys.executable).with_name("twistd")
+    found = next((name for name in ("twistd", "twistd3") if shutil.which(name)), str(beside))
+    return f"{found} -n --pidfile= ddtb6 --config {config}"
+
+
+@contextmanager
+def rights_of_daemon(config: Path) -> Iterator[str]:
+    """Meanwhile root may what the daemon of the package may, where `config` is what that one reads; gives its name.
+
+    Anybody else, and root where there is no such user, stays what they are: `YOU`.
+    """
+    try:
+        user = pwd.getpwnam(USER) if os.geteuid() == 0 and config == DEFAULT_CONFIG else None
+    except KeyError:
+        user = None
+    if user is None:
+        yield YOU
+        return
+    group, groups = os.getegid(), os.getgroups()
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield user.pw_name
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def way_to_own(path: Path, who: str) -> str:
+    """What to do where `who`, of `rights_of_daemon`, may not write to `path`."""
+    return "Run this as root or as the daemon's user." if who == YOU else f"chown -R {who}: {path}"
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:

@@ -31,11 +31,10 @@ from ddtb6.cli import doctor, output, plan
 from ddtb6.cli.main import DEFAULT_CONFIG, Failure
 from ddtb6.cli.plan import Answers, File, Machine
 from ddtb6.cli.questions import QUESTIONS, find_out, yes_or_no
+from ddtb6.cli.reach import USER, start_command
 from ddtb6.config import Config, cautions, parse
 from ddtb6.config.sample import sample
 
-USER = "ddtb6"
-"""Of the daemon, where a package has made it; also its group."""
 ELSEWHERE = ("192.0.2.1", 9)
 """An address that nobody has, to see which of ours the default route would use; nothing is sent."""
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -277,10 +276,14 @@ def _following(path: Path, config: Config, answers: Answers) -> list[tuple[str, 
     tool = "ddtb6" if shutil.which("ddtb6") else sys.argv[0]
     named = tool if path == DEFAULT_CONFIG else f"{tool} --config {path}"
     running, _ = doctor.daemon(config.server.control)
-    start = doctor.start_command(path)
+    start, purpose = start_command(path), "starts the broker"
     if running:
         start = start.replace("enable --now", "restart")
-    commands = [(start, "starts the broker" if not running else "makes the running broker read this")]
+        if start.startswith("systemctl"):
+            purpose = "makes the running broker read this"
+        else:
+            purpose = "starts the broker with this; end the one that runs before"
+    commands = [(start, purpose)]
     name = ""
     if answers.users != "radius":
         commands.append((f"{named} user add NAME", "makes an account, and asks for its password"))

@@ -23,11 +23,11 @@ SKIPPED_IDS = 1_000_000
 
 def back_up(database: Path, target: Path) -> int:
     """Write a copy of `database` to `target`, in place of an older copy; its octets. Raises StoreError."""
-    if target.exists():
-        _examine(target)  # Nothing is overwritten that was none of ours.
-    if not database.exists():
-        raise StoreError(f"{database} does not exist: there is nothing to copy.")
     try:
+        if target.exists():
+            _examine(target)  # Nothing is overwritten that was none of ours.
+        if not database.exists():
+            raise StoreError(f"{database} does not exist: there is nothing to copy.")
         with closing(_open(database)) as connection:
             _check(connection, database)
             copy_to(connection, target)
@@ -35,6 +35,8 @@ def back_up(database: Path, target: Path) -> int:
     except sqlite3.Error as error:
         raise StoreError(f"{database} cannot be copied to {target}: {error}.") from None
     except OSError as error:
+        if error.filename == str(database):
+            raise StoreError(f"{database} cannot be read: {error.strerror}; run this as root.") from None
         raise StoreError(f"{target} cannot be written: {error.strerror}.") from None
 
 
@@ -43,11 +45,11 @@ def restore(source: Path, database: Path) -> Path | None:
 
     Returns where what was there before is; None: there was nothing.
     """
-    if not source.exists():
-        raise StoreError(f"{source} does not exist.")
-    _examine(source)
     before = None
     try:
+        if not source.exists():
+            raise StoreError(f"{source} does not exist.")
+        _examine(source)
         if database.exists():
             before = database.with_name(f"{database.name}.before-restore")
             _set_aside(database, before)
@@ -60,7 +62,8 @@ def restore(source: Path, database: Path) -> Path | None:
         raise StoreError(f"{source} cannot be put in the place of {database}: {error}.") from None
     except OSError as error:
         place = error.filename or database
-        raise StoreError(f"{place} cannot be written: {error.strerror}; run this as root.") from None
+        what = "read" if place == str(source) else "written"
+        raise StoreError(f"{place} cannot be {what}: {error.strerror}; run this as root.") from None
     return before
 
 

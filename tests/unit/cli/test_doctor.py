@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import sqlite3
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from ipaddress import IPv6Network
@@ -16,9 +18,11 @@ import pytest
 
 from ddtb6.addressing.endpoint import Endpoint
 from ddtb6.addressing.pool import Pool, Use
-from ddtb6.cli import doctor
+from ddtb6.broker.ports import StoreError
+from ddtb6.cli import doctor, reach
 from ddtb6.cli.doctor import State
 from ddtb6.cli.main import main
+from ddtb6.store.backup import back_up, restore
 from ddtb6.store.database import open_writer
 
 POOL = Pool("links", IPv6Network("2001:db8:0:1::/64"), Use.ACCOUNTS, 128)
@@ -89,6 +93,68 @@ def test_database(tmp_path: Path) -> None:
     assert "not a database of ddtb6" in doctor.database(path).sentence
     path.write_bytes(b"not a database at all " * 100)
     assert "cannot be read" in doctor.database(path).sentence
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that everybody may look into, unlike those that pytest gives."""
+    with tempfile.TemporaryDirectory(prefix="ddtb6-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def stranger() -> Iterator[None]:
+    """Somebody who may not look into what is another's, though root runs the tests."""
+    us = os.geteuid()
+    if us == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(us)
+
+
+def test_what_nobody_lets_us_see_is_not_missing(place: Path, request: pytest.FixtureRequest) -> None:
+    directory = place / "state"
+    directory.mkdir()
+    path = directory / "ddtb6.sqlite"
+    open_writer(path).close()
+    directory.chmod(0)
+    request.getfixturevalue("stranger")
+    for finding in (doctor.state_directory(directory), doctor.database(path)):
+        assert (finding.state, "not writable for you" in finding.sentence) == (State.FAIL, True)
+        assert finding.remedy.startswith("Run this as root")
+    with pytest.raises(StoreError, match="run this as root"):
+        back_up(path, place / "copy")
+    with pytest.raises(StoreError, match="run this as root"):
+        restore(path, place / "copy")
+
+
+def test_root_is_told_what_the_daemon_may_not(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can have the rights of somebody else")
+    config, state, store = place / "ddtb6.toml", place / "state", place / "state/ddtb6.sqlite"
+    monkeypatch.setattr(reach, "USER", "nobody")
+    monkeypatch.setattr(reach, "DEFAULT_CONFIG", config)
+    pool = '[pool.links]\nblock = "2001:db8:0:1::/64"\nuse = "accounts"\n'
+    config.write_text(f'[server]\nstate = "{state}"\n{pool}')
+    state.mkdir(mode=0o700)
+    open_writer(store).close()
+
+    def failing() -> dict[str, str]:
+        _, found = doctor.files(config)
+        return {each.name: each.remedy for each in found if each.state is State.FAIL}
+
+    config.chmod(0o600)
+    assert failing() == {"configuration": "chgrp nobody FILE; chmod g+r FILE"}
+    config.chmod(0o644)
+    assert failing() == {"state": f"chown -R nobody: {state}", "database": f"chown -R nobody: {store}"}
+    os.chown(state, 65534, 65534)
+    assert failing() == {"database": f"chown -R nobody: {store}"}
+    os.chown(store, 65534, 65534)
+    assert failing() == {}
+    config.unlink()
+    assert failing() == {"configuration": "Run ddtb6 setup, as root."}
+    assert os.geteuid() == 0
 
 
 def test_daemon(tmp_path: Path) -> None:
