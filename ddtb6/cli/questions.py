@@ -7,7 +7,7 @@ Not here: what follows from the answers (`cli.plan`), what is done with them (`c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from ddtb6.addressing.pool import Pool
 from ddtb6.cli import plan
 from ddtb6.cli.main import Failure
 from ddtb6.cli.plan import Answers, Machine, PlanError
+
+NOWHERE = (IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255"))
+LINK_LOCAL, MULTICAST = IPv6Network("fe80::/10"), IPv6Network("ff00::/8")
 
 
 class Question(NamedTuple):
@@ -33,16 +36,23 @@ class Question(NamedTuple):
 
 def _outer(text: str, answers: Mapping[str, Any]) -> str:
     try:
-        return str(IPv4Address(text))
+        address = IPv4Address(text)
     except ValueError:
         raise ValueError(f'"{text}" is not an IPv4 address such as 192.0.2.1') from None
+    if address in NOWHERE or address.is_multicast:
+        raise ValueError(f'"{text}" is no address that clients could send to')
+    return str(address)
 
 
 def _block(text: str, answers: Mapping[str, Any]) -> IPv6Network:
     try:
-        block = IPv6Network(text)
+        block = IPv6Network(text, strict=False)
     except ValueError:
         raise ValueError(f'"{text}" is not an IPv6 block such as 2001:db8:1::/48') from None
+    if block.network_address != IPv6Address(text.partition("/")[0]):
+        raise ValueError(f'"{text}" is an address; the block that it is in would be {block}')
+    if block.overlaps(LINK_LOCAL) or block.overlaps(MULTICAST):
+        raise ValueError(f'"{text}" is nothing that could be routed to this machine; such as 2001:db8:1::/48 could')
     if "/" not in text or not 16 <= block.prefixlen <= plan.SMALLEST:
         raise ValueError(f'"{text}" needs its length, 16 to {plan.SMALLEST}; such as 2001:db8:1::/48')
     return block

@@ -93,7 +93,7 @@ class Installed:
         return (space or self.net.broker).run(*self.root.command("ddtb6", *words), **options)
 
     def start(self) -> None:
-        """As the unit does: its command and its user with its one capability."""
+        """As the unit does: its command and its user, with the capability that it cannot do without."""
         (command,) = (line[10:] for line in UNIT.read_text().splitlines() if line.startswith("ExecStart="))
         drop = ["setpriv", "--reuid=ddtb6", "--regid=ddtb6", "--clear-groups", "--no-new-privs"]
         keep = ["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin"]

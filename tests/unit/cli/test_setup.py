@@ -51,7 +51,12 @@ def test_what_is_proposed_is_taken() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"block": "2001:db8::1/48"}, "--block: .* is not an IPv6 block"),
+        ({"block": "2001:db8/48"}, "--block: .* is not an IPv6 block"),
+        ({"block": "2001:db8::1/48"}, "--block: .* is an address; the block that it is in would be 2001:db8::/48"),
+        ({"block": "fe80::/48"}, "--block: .* is nothing that could be routed"),
+        ({"block": "ff02::/48"}, "--block: .* is nothing that could be routed"),
+        ({"outer": "0.0.0.0"}, "--address: .* is no address that clients could send to"),
+        ({"outer": "224.0.0.1"}, "--address: .* is no address that clients could send to"),
         ({"block": "2001:db8::"}, "--block: .* needs its length"),
         ({"block": "2000::/3"}, "16 to"),
         ({"outer": "broker.example"}, "--address: .* is not an IPv4 address"),
