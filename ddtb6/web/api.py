@@ -219,7 +219,7 @@ def _described(route: Route, operation: Operation, schemas: Schemas) -> dict[str
     in_path = re.findall(r"\{([^}]*)\}", route.path)
     known = {**operation.needed, **operation.optional}
     summary, _, rest = inspect.cleandoc(operation.function.__doc__ or "").partition("\n\n")
-    errors = {413, *operation.errors}
+    errors = {413, 429, *operation.errors}
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": " ".join(summary.split()),

@@ -80,6 +80,9 @@ class Desk:
         try:
             visitor = self._visitors.identify(request)
             request = replace(request, menu=self._menu(visitor))
+            if self._visitors.is_flood(visitor):
+                sentence = "Too many requests come from where you are. Wait a minute, then try again."
+                return refusal(request, visitor, 429, sentence, ("Retry-After", "60"))
             if request.flaw:
                 raise Refused(400, request.flaw)
             found = self._find(request.path)

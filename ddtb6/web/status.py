@@ -8,7 +8,7 @@ Not here: management (`manage`), health and metrics (`metrics`), who listens (`l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ class Status:
         self._clock = clock
         self._told: Point | None = None
         """The newest minute that listeners know of."""
+        self._drawn: dict[str, Sequence[plot.Plot]] = {}
+        self._drawn_of: object = None
 
     def routes(self) -> list[Route]:
         """The rows."""
@@ -105,23 +107,34 @@ class Status:
             "pulse": plot.traffic("traffic-now", "Now", self._pulse.series(), self._clock.epoch(), REMEMBERED),
         }
 
+    def _plots_of_past(self) -> dict[str, Sequence[plot.Plot]]:
+        """Drawn once for each minute, however many ask."""
+        now = self._clock.epoch()
+        wanted = self._past.latest(), now // 60
+        if self._drawn_of != wanted:
+            past, self._drawn_of = self._past.history(), wanted
+            self._drawn = {
+                "plots": (
+                    plot.traffic("traffic-hour", "Last hour", past.hour, now, HOUR),
+                    plot.traffic("traffic-day", "Last day", past.day, now, DAY),
+                    plot.traffic("traffic-week", "Last week", past.week, now, WEEK),
+                ),
+                "clients": (
+                    plot.sessions("sessions-day", "Tunnels, last day", past.day, now, DAY),
+                    plot.sessions("sessions-week", "Tunnels, last week", past.week, now, WEEK),
+                    plot.logins("logins-day", "Log-ins an hour, last day", past.day, now, DAY),
+                    plot.logins("logins-week", "Log-ins an hour, last week", past.week, now, WEEK),
+                ),
+            }
+        return self._drawn
+
     def _of_past(self) -> dict[str, Any]:
-        view, now, past = self._overview(), self._clock.epoch(), self._past.history()
+        view = self._overview()
         activity = view.activity
         return {
             "view": view,
             **self._of_pulse(),
-            "plots": (
-                plot.traffic("traffic-hour", "Last hour", past.hour, now, HOUR),
-                plot.traffic("traffic-day", "Last day", past.day, now, DAY),
-                plot.traffic("traffic-week", "Last week", past.week, now, WEEK),
-            ),
-            "clients": (
-                plot.sessions("sessions-day", "Tunnels, last day", past.day, now, DAY),
-                plot.sessions("sessions-week", "Tunnels, last week", past.week, now, WEEK),
-                plot.logins("logins-day", "Log-ins an hour, last day", past.day, now, DAY),
-                plot.logins("logins-week", "Log-ins an hour, last week", past.week, now, WEEK),
-            ),
+            **self._plots_of_past(),
             "counts": [
                 ("Log-ins", "by mechanism", activity.logins),
                 ("Refused", "by status code", activity.refusals),

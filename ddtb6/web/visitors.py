@@ -5,7 +5,8 @@ tunnel.
 A session of a browser is kept here, in memory, under the hash of a random id that only the cookie has; a restart ends
 all of them. A change needs the session's CSRF token besides the cookie; a visitor without a session gets one for the
 log-in form that is bound to a cookie of its own, so that a stranger costs no memory (signed double submit).
-Invariants: the number of sessions, over all and of one name, and their life are bounded; ids and tokens are compared
+Invariants: the number of sessions, over all and of one name, and their life are bounded, and so is what a source that
+is not logged in may ask for; ids and tokens are compared
 without telling how far they agree; nothing here is logged.
 Who asks through a tunnel is known by the source of the connection alone: answers go back into that tunnel, so nobody
 else can hold a conversation from there. It gives no role.
@@ -21,6 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
+from ddtb6.addressing.endpoint import Endpoint, source_of
+from ddtb6.broker.admission import Buckets
 from ddtb6.broker.ports import Clock
 from ddtb6.tunnel.spec import TunnelId
 from ddtb6.web.exchange import Request
@@ -32,6 +35,8 @@ IDLE = 2 * 3600.0
 SESSIONS = 10_000
 SESSIONS_OF_NAME = 10
 """The oldest goes for one more."""
+STRANGER_RATE, STRANGER_BURST = 10, 300
+"""Requests a second, and at once, from one source that is not logged in; a page with all it loads is four."""
 ENDED_KEPT = 1000
 """Names of which it is remembered that their sessions were ended; a log-in takes seconds."""
 SESSION_COOKIE = "ddtb6"
@@ -116,6 +121,7 @@ class Visitors:
         self._find_token = find_token
         self._find_tunnel = find_tunnel
         self._form_key = random(32)
+        self._strangers = Buckets(STRANGER_RATE, STRANGER_BURST)
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._ended: OrderedDict[tuple[Role, str], int] = OrderedDict()
         self.mark = 0
@@ -139,6 +145,12 @@ class Visitors:
             return Visitor(session.role, session.name, session.owner, session.csrf, session)
         form = cookies.get(cookie_name(FORM_COOKIE, request.secure), "")
         return Visitor(csrf=self._form_token(form)) if form else NOBODY
+
+    def is_flood(self, visitor: Visitor) -> bool:
+        """Whether one more request of `visitor`'s is too many; never of who is logged in."""
+        if visitor.role is not Role.NOBODY:
+            return False
+        return not self._strangers.take(source_of(Endpoint(visitor.source, 0)), self._now())
 
     def form_cookie(self, request: Request) -> tuple[str, tuple[tuple[str, str], ...]]:
         """For a form shown to nobody in particular: its CSRF token, and the header that goes with the page."""

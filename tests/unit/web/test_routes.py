@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from unittest import mock
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -14,7 +15,7 @@ from support.website import WebCase
 from ddtb6.web.exchange import Answer, Request, fields, is_local, segments
 from ddtb6.web.http import BODY_LIMIT
 from ddtb6.web.routes import Desk, Route
-from ddtb6.web.visitors import Role, Visitors
+from ddtb6.web.visitors import STRANGER_BURST, Role, Visitors
 
 
 def example(route: Route) -> str:
@@ -144,6 +145,29 @@ class NoRequests(WebCase):
         got = browser.take(browser.ask("DELETE", "/login"))
         assert (got.status, got.headers["allow"]) == (405, "GET, POST, HEAD")
         assert browser.take(browser.ask("BREW", "/login")).status == 405
+
+
+class Floods(WebCase):
+    def test_strangers_get_so_many_answers(self) -> None:
+        alice, stranger = self.browser(Role.OWNER), self.browser()
+        stranger.headers["Authorization"] = "Bearer of nothing"
+        answers = [stranger.get("/healthz").status for _ in range(STRANGER_BURST + 1)]
+        assert (answers[0], answers[-1]) == (200, 429)
+        got = stranger.get("/api/v1/overview")
+        assert (got.status, got.headers["retry-after"], got.json["status"]) == (429, "60", 429)
+        assert "Wait a minute" in stranger.get("/login").text
+        assert alice.get("/tunnel").status == 200, "who is logged in is known"
+        self.world.clock.advance(60)
+        assert stranger.get("/healthz").status == 200
+
+    def test_a_picture_is_drawn_once_a_minute(self) -> None:
+        recording = self.world.recording
+        with mock.patch.object(recording, "history", wraps=recording.history) as asked:
+            pages = {self.browser().get("/").text.partition("Last hour")[2] for _ in range(5)}
+            assert (len(pages), asked.call_count) == (1, 1)
+            self.world.clock.advance(60)
+            self.browser().get("/")
+            assert asked.call_count == 2
 
 
 class Nonsense(WebCase):
