@@ -124,7 +124,11 @@ def cautions(config: Config) -> list[Problem]:
         found.append(
             Problem("tunnel.keepalive", "0 means no keepalives, so tunnels that are merely quiet will end as idle")
         )
-    if "radius" in config.auth.chain and "ha1" in config.radius.modes:
+    chain = config.auth.chain
+    if {"local", "radius"} <= {*chain} and chain.index("radius") < chain.index("local"):
+        words = "radius answers for every account: those of local cannot log in by what radius.modes judge"
+        found.append(Problem("auth.chain", f"{words}; put local first"))
+    if "radius" in chain and "ha1" in config.radius.modes:
         found.append(
             Problem("radius.modes", "ha1 lets the servers hand out what is as good as passwords; protect that path")
         )

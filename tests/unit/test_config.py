@@ -354,6 +354,15 @@ def test_radius_alone_can_judge() -> None:
     assert [each.key for each in cautions(config)][1:3] == ["radius.modes", "radius.server.one.secret"]
 
 
+def test_local_accounts_behind_radius_are_never_asked() -> None:
+    def said(chain: str) -> bool:
+        config = parse(f"{LINKS}{RADIUS}[auth]\nchain = [{chain}]\n")
+        return any(each.key == "auth.chain" and "put local first" in each.sentence for each in cautions(config))
+
+    assert said('"radius", "local"')
+    assert not said('"local", "radius"')
+
+
 def test_a_shared_secret_shows_nowhere(tmp_path: Path) -> None:
     config = parse(LINKS + RADIUS)
     assert "not to be seen" not in repr(config) + repr(cautions(config))
