@@ -45,6 +45,7 @@ class Flight:
         "timer",
         "trial",
         "tries",
+        "unsigned",
         "wait",
         "why",
     )
@@ -57,7 +58,7 @@ class Flight:
         self.lane: Lane | None = None
         self.request: Request | None = None
         self.timer: Any = None
-        self.trial = self.repeated = False
+        self.trial = self.repeated = self.unsigned = False
         self.first_sent: float | None = None
         self.why = ""
 

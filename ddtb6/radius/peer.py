@@ -262,6 +262,8 @@ class Peer:
             return
         self._counters["unanswered"] += 1
         heard = self._answered is not None and flight.first_sent is not None and self._answered > flight.first_sent
+        # Whoever signs its accepts and not its rejects must not seem dead to all because of one wrong password.
+        heard = heard or (flight.unsigned and self._signs is True)
         if flight.tries <= 0 and not heard and flight.code is not Code.STATUS_SERVER:
             self._died(flight.why)
         self._fail(flight, flight.why or "no answer")
@@ -344,7 +346,7 @@ class Peer:
                 raise Refused(Fault.NOT_EXPECTED)
             reply = read_reply(datagram, flight.request, self.server.secret, self.server.name)
             if flight.code is Code.ACCESS_REQUEST:
-                self._judge_signing(reply.signed)
+                self._judge_signing(flight, reply.signed)
         except Refused as refused:
             self._counters[refused.fault.value] += 1
             self._suspect(refused.fault)
@@ -353,12 +355,13 @@ class Peer:
         self._finish(flight)
         flight.answer.callback(reply)
 
-    def _judge_signing(self, signed: bool) -> None:
+    def _judge_signing(self, flight: Flight, signed: bool) -> None:
         """Note whether answers to Access-Request are signed; raises Refused when they must be and this one is not."""
         policy = self.server.message_authenticator
         if signed:
             self._signs = True
         elif policy == "yes" or (policy == "auto" and self._signs):
+            flight.unsigned, flight.why = True, "it does not sign all of its answers"
             raise Refused(Fault.UNSIGNED)
         elif self._signs is None:
             self._signs = False

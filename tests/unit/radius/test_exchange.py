@@ -467,6 +467,26 @@ class SigningTests(ExchangeCase):
         assert len(self.lines) == 2
         assert "set message_authenticator to no" in self.lines[1]
 
+    def test_who_signs_only_some_answers_is_not_dead(self) -> None:
+        """A stranger with a wrong password would take the server from everybody."""
+        client = self.policy("auto")
+        self.successResultOf(self.exchange(client, sign=True))
+        self.udp.advance(60)
+        asked = self.exchange(client, sign=False)
+        self.udp.pass_time(7.1)
+        failure = self.failureResultOf(asked, NoAnswer)
+        assert str(failure.value) == "one: it does not sign all of its answers"
+        assert client.states()[0].alive
+        self.successResultOf(self.exchange(client, sign=True))
+
+    def test_who_never_signs_what_it_must_is_dead(self) -> None:
+        """So that the next one is asked at once."""
+        client = self.policy("yes")
+        asked = self.exchange(client, sign=False)
+        self.udp.pass_time(7.1)
+        self.failureResultOf(asked, NoAnswer)
+        assert not client.states()[0].alive
+
     def test_yes_demands_it_always(self) -> None:
         client = self.policy("yes")
         self.assertNoResult(self.exchange(client, sign=False))
