@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
@@ -371,7 +372,7 @@ def _head(request: BoundedRequest, reply: Reply) -> None:
         request.setHeader(b"Cache-Control", NO_STORE.encode("ascii"))
         request.setHeader(b"X-Accel-Buffering", b"no")  # nginx would collect some kilooctets first.
         return
-    request.setResponseCode(reply.status)
+    request.setResponseCode(reply.status, HTTPStatus(reply.status).phrase.encode("ascii"))  # Twisted lacks some
     request.setHeader(b"Cache-Control", reply.cache.encode("ascii"))
     request.setHeader(b"Content-Length", str(len(reply.body)).encode("ascii"))
     for name, value in reply.headers:

@@ -153,6 +153,7 @@ class Floods(WebCase):
         stranger.headers["Authorization"] = "Bearer of nothing"
         answers = [stranger.get("/healthz").status for _ in range(STRANGER_BURST + 1)]
         assert (answers[0], answers[-1]) == (200, 429)
+        assert b" 429 Too Many Requests\r\n" in stranger.ask("GET", "/").transport.value()
         got = stranger.get("/api/v1/overview")
         assert (got.status, got.headers["retry-after"], got.json["status"]) == (429, "60", 429)
         assert "Wait a minute" in stranger.get("/login").text
