@@ -147,8 +147,12 @@ docs: $(READY)  ## write what is drawn from the source: manual pages, etc/ddtb6.
 	@echo "docs: and etc/ddtb6.toml by ddtb6/config/sample.py"
 
 deb:  ## build the Debian packages ddtb6 and utun-dkms into dist/
+	@if [ "$$(id -u)" != 0 ] && ! dpkg-checkbuilddeps 2>/dev/null; then \
+	  echo "deb: the build takes packages that only root can install; next: sudo make deb, or"; \
+	  echo "deb:   sudo apt-get install -y dpkg-dev && sudo apt-get build-dep -y $(CURDIR) && make deb"; exit 1; \
+	fi
 	@$(call packages,dpkg-buildpackage=dpkg-dev)
-	@if [ "$$(id -u)" = 0 ] && ! dpkg-checkbuilddeps 2>/dev/null; then \
+	@if ! dpkg-checkbuilddeps 2>/dev/null; then \
 	  echo "deb: installing what the build takes"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get build-dep -y -qq --no-install-recommends "$(CURDIR)" >/dev/null; \
 	fi

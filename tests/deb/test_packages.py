@@ -165,6 +165,14 @@ def test_what_an_administrator_finds(installed: Installed) -> None:
     assert inside("python3", "-c", "import ddtb6; print(ddtb6.__file__)").startswith("/usr/lib/python3/dist-packages/")
     assert inside("dpkg", "--verify", "ddtb6") == ""
     assert installed.tool("check")
+    config = "/etc/ddtb6/ddtb6.toml"
+    said = inside(
+        "sh", "-c", f"chgrp root {config}; ddtb6 doctor; twistd3 -n ddtb6 -c /no; echo $?; chgrp ddtb6 {config}"
+    )
+    assert f"{config} cannot be read: Permission denied\n      chgrp ddtb6 FILE" in said, "root is not the daemon"
+    assert said.endswith("\n1\n")
+    for page in ("README.md", "CHANGELOG.md", "docs/operator.md", "docs/decisions/README.md"):
+        assert {f"/usr/share/doc/ddtb6/{page}", f"/usr/share/doc/ddtb6/{page}.gz"} & installed.root.files(), page
     assert json.loads(installed.tool("status", "--json"))["data_plane"] == "tun"
 
 
