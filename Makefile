@@ -175,7 +175,7 @@ $(READY): pyproject.toml
 	  || { echo "setup: $(PYTHON) must be Python 3.11 or later; name another with PYTHON=..."; exit 1; }
 	@missing=""; $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing=" python3-venv"; $(install)
 	@echo "setup: making the virtual environment .venv"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PIP) -e '.[dev]'
 	@$(PIP) -e '.[iptables]' 2>/dev/null \
 	  || echo "setup: python-iptables could not be built, which takes gcc and python3-dev; the firewall will use nft"
