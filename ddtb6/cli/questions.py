@@ -54,7 +54,7 @@ def _block(text: str, answers: Mapping[str, Any]) -> IPv6Network:
     if block.overlaps(LINK_LOCAL) or block.overlaps(MULTICAST):
         raise ValueError(f'"{text}" is nothing that could be routed to this machine; such as 2001:db8:1::/48 could')
     if "/" not in text or not 16 <= block.prefixlen <= plan.SMALLEST:
-        raise ValueError(f'"{text}" needs its length, 16 to {plan.SMALLEST}; such as 2001:db8:1::/48')
+        raise ValueError(f'"{text}" needs a length of 16 to {plan.SMALLEST}, such as 2001:db8:1::/48')
     return block
 
 

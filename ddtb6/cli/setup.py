@@ -185,7 +185,7 @@ def _write(file: File) -> Path | None:
     copy = None
     file.path.parent.mkdir(parents=True, exist_ok=True)
     if _is_somebodys(file):
-        copy = file.path.with_name(f"{file.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        copy = file.path.with_name(f"{file.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
         os.link(file.path, copy)
     handle, name = tempfile.mkstemp(prefix=f".{file.path.name}.", dir=file.path.parent)
     try:

@@ -57,7 +57,7 @@ def test_what_is_proposed_is_taken() -> None:
         ({"block": "ff02::/48"}, "--block: .* is nothing that could be routed"),
         ({"outer": "0.0.0.0"}, "--address: .* is no address that clients could send to"),
         ({"outer": "224.0.0.1"}, "--address: .* is no address that clients could send to"),
-        ({"block": "2001:db8::"}, "--block: .* needs its length"),
+        ({"block": "2001:db8::"}, "--block: .* needs a length"),
         ({"block": "2000::/3"}, "16 to"),
         ({"outer": "broker.example"}, "--address: .* is not an IPv4 address"),
         ({"length": "57"}, "--prefix-length: 57 is not one of"),
@@ -112,7 +112,11 @@ def test_only_what_somebody_edited_is_kept(tmp_path: Path) -> None:
     copy = setup._write(file)
     assert copy is not None
     assert (copy.read_text(), path.read_text()) == ("edited = true\n", file.text)
-    assert sorted(each.name for each in path.parent.iterdir()) == sorted([path.name, copy.name])
+    path.write_text("edited again = true\n")
+    second = setup._write(file)
+    assert second is not None, "within the same second"
+    assert second.read_text() == "edited again = true\n"
+    assert sorted(each.name for each in path.parent.iterdir()) == sorted([path.name, copy.name, second.name])
 
 
 def test_without_a_terminal_nothing_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
