@@ -241,8 +241,10 @@ class Recording:
 
     def latest(self) -> Point | None:
         """The last minute that anything is known of."""
-        spans = self._tiers[MINUTE]
-        return _point(spans[max(spans)]) if spans else None
+        spans, now = self._tiers[MINUTE], self._clock.epoch()
+        # A clock that was set back has left points of the future.
+        newest = max((at for at in spans if at <= now), default=None)
+        return None if newest is None else _point(spans[newest])
 
     async def of_tunnel(self, owner: str) -> TunnelHistory:
         """The past of an owner's tunnel. Raises StoreError."""

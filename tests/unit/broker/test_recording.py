@@ -164,7 +164,9 @@ def test_a_clock_that_is_set(meter: Meter) -> None:
     assert [each.octets_in for each in meter.points()] == [10.0]
     meter.clock.set(-86400.0 * 400)
     meter.minute(600)
-    assert meter.recording.latest() is not None
+    latest = meter.recording.latest()
+    assert latest is not None
+    assert latest.at <= meter.clock.epoch()
     assert all(each.octets_in == pytest.approx(10.0) for each in meter.points())
 
 
