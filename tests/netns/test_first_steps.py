@@ -88,7 +88,7 @@ def test_from_setup_to_the_first_ping(box: Box, tmp_path: Path) -> None:
             ("Write this? [yes]: ", ""),
         ],
     )
-    assert '"2001:db8:77::/47" is not an IPv6 block' in shown
+    assert '"2001:db8:77::/47" is an address; the block that it is in would be 2001:db8:76::/47' in shown
     assert oct(box.config.stat().st_mode & 0o777) == "0o640"
     assert "is fine" in box.run("ddtb6", "check")
     assert "forwarding = 1" in (box.root / "etc/sysctl.d/60-ddtb6.conf").read_text()
