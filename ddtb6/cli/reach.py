@@ -14,7 +14,7 @@ import pwd
 import shutil
 import sys
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,15 +99,16 @@ def rights_of_daemon(config: Path) -> Iterator[str]:
 
     Anybody else, and root where there is no such user, stays what they are: `YOU`.
     """
-    try:
-        user = pwd.getpwnam(USER) if os.geteuid() == 0 and config == DEFAULT_CONFIG else None
-    except KeyError:
-        user = None
+    group, groups = os.getegid(), os.getgroups()
+    user = None
+    if os.geteuid() == 0 and config == DEFAULT_CONFIG:
+        with suppress(KeyError, PermissionError):  # a root without CAP_SETGID is like anybody else
+            found = pwd.getpwnam(USER)
+            os.initgroups(found.pw_name, found.pw_gid)
+            user = found
     if user is None:
         yield YOU
         return
-    group, groups = os.getegid(), os.getgroups()
-    os.initgroups(user.pw_name, user.pw_gid)
     os.setegid(user.pw_gid)
     os.seteuid(user.pw_uid)
     try:
