@@ -71,12 +71,6 @@ def verify_password(password: str, stored: str) -> bool:
     return compare_digest(_scrypt(password, salt, cost, len(key)), key)
 
 
-def needs_rehash(stored: str) -> bool:
-    """Whether `hash_password` would now make something stronger, or otherwise different in form."""
-    parts = _parse(stored)
-    return parts is None or parts[0] != _COST or len(parts[1]) != _SALT_OCTETS or len(parts[2]) != _HASH_OCTETS
-
-
 def require_name(name: str) -> None:
     """Raises InvalidAccount unless `name` may be the name of an account."""
     if not name:
