@@ -221,8 +221,9 @@ class Genetlink:
     # --- what the reactor calls -----------------------------------------------------------------------------------
 
     def doRead(self) -> None:
-        for _ in range(BURST):
-            if not self._waiting or self._socket is None:
+        for turn in range(BURST):
+            # What nobody waits for (any more) is read too, or the reactor would call for it without end.
+            if self._socket is None or (turn and not self._waiting):
                 return
             try:
                 size = self._socket.recv_into(self._buffer)

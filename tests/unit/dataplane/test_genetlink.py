@@ -181,6 +181,14 @@ def test_lost_answers_fail_all_that_waits_and_are_told(lab: Lab) -> None:
     lab.netlink._socket = real
 
 
+def test_what_nobody_waits_for_does_not_keep_the_reactor_busy(lab: Lab) -> None:
+    lab.impersonate()
+    for number in range(3):
+        lab.answer(number, bytes(4))
+    with pytest.raises(BlockingIOError):
+        lab.netlink._socket.recv(1)  # type: ignore[union-attr]
+
+
 def test_a_descriptor_that_the_reactor_gives_up_is_told(lab: Lab) -> None:
     lab.netlink.connectionLost(Failure(ConnectionLost()))
     lab.netlink.connectionLost(Failure(ConnectionLost()))
