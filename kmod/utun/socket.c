@@ -10,6 +10,7 @@
 #include <linux/netlink.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <linux/stop_machine.h>
 #include <net/sock.h>
 #include <net/udp.h>
 #include <net/udp_tunnel.h>
@@ -26,6 +27,9 @@
 /* Protects the sockets of all devices and their sk_user_data. Outside of lock_sock(). */
 static DEFINE_MUTEX(utun_socket_lock);
 
+/* Of the last attachment, under utun_socket_lock. */
+static u32 utun_socket_number;
+
 static void utun_socket_ends(const struct sock *sk, struct utun_ends *ends)
 {
 	memset(ends, 0, sizeof(*ends));
@@ -34,8 +38,17 @@ static void utun_socket_ends(const struct sock *sk, struct utun_ends *ends)
 	ends->local_port = inet_sk(sk)->inet_sport;
 }
 
-/* Undoes setup_udp_tunnel_sock(); what remains is an ordinary socket. */
-static void utun_socket_undo(struct utun_socket *us)
+static int utun_socket_forget_gro(void *data)
+{
+	struct udp_sock *up = data;
+
+	WRITE_ONCE(up->gro_receive, NULL);
+	WRITE_ONCE(up->gro_complete, NULL);
+	return 0;
+}
+
+/* Undoes setup_udp_tunnel_sock(). @closing: nobody uses the socket after this. */
+static void utun_socket_undo(struct utun_socket *us, bool closing)
 {
 	struct sock *sk = us->sk;
 	struct udp_sock *up = udp_sk(sk);
@@ -43,6 +56,9 @@ static void utun_socket_undo(struct utun_socket *us)
 	lockdep_assert_held(&utun_socket_lock);
 	us->ut->n_sockets--;
 	list_del_rcu(&us->node);
+	/* The core would do so next. */
+	if (closing)
+		sk->sk_prot->unhash(sk);
 
 	lock_sock(sk);
 	utun_compat_mc_loop(sk);
@@ -53,11 +69,18 @@ static void utun_socket_undo(struct utun_socket *us)
 	WRITE_ONCE(up->encap_rcv, NULL);
 	WRITE_ONCE(up->encap_err_lookup, NULL);
 	WRITE_ONCE(up->encap_destroy, NULL);
-	WRITE_ONCE(up->gro_receive, NULL);
-	WRITE_ONCE(up->gro_complete, NULL);
 	release_sock(sk);
 
 	synchronize_net();
+	/*
+	 * The core reads gro_receive once to see that it is there and once more to call it, so it
+	 * must not go while a packet is between the two. Packets do not find a closed socket any
+	 * more. Where all processors can stop, outside of softirqs, none of them has such a packet.
+	 */
+	if (closing)
+		utun_socket_forget_gro(up);
+	else
+		stop_machine(utun_socket_forget_gro, up, NULL);
 	sock_put(sk);
 	kfree(us);
 }
@@ -73,7 +96,7 @@ static void utun_socket_encap_destroy(struct sock *sk)
 	if (us) {
 		utun_socket_ends(sk, &ends);
 		utun_netlink_event(us->ut, UTUN_EVENT_SOCKET_GONE, 0, &ends, NULL);
-		utun_socket_undo(us);
+		utun_socket_undo(us, true);
 	}
 	mutex_unlock(&utun_socket_lock);
 }
@@ -154,6 +177,7 @@ int utun_socket_attach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack)
 	ret = utun_socket_check(ut, us->sk, extack);
 	if (!ret) {
 		sock_hold(us->sk);
+		us->number = ++utun_socket_number;
 		utun_compat_setup_sock(sock, &config);
 		list_add_tail_rcu(&us->node, &ut->sockets);
 		ut->n_sockets++;
@@ -192,7 +216,7 @@ int utun_socket_detach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack)
 	mutex_lock(&utun_socket_lock);
 	list_for_each_entry(us, &ut->sockets, node) {
 		if (us->sk == sock->sk) {
-			utun_socket_undo(us);
+			utun_socket_undo(us, false);
 			ret = 0;
 			break;
 		}
@@ -214,7 +238,7 @@ void utun_socket_detach_all(struct utun *ut)
 
 	mutex_lock(&utun_socket_lock);
 	list_for_each_entry_safe(us, next, &ut->sockets, node)
-		utun_socket_undo(us);
+		utun_socket_undo(us, false);
 	mutex_unlock(&utun_socket_lock);
 }
 

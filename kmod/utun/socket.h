@@ -17,6 +17,7 @@ struct utun_socket {
 	struct sock		*sk;		/* held */
 	struct utun		*ut;		/* detaches its sockets before it goes */
 	struct list_head	node;		/* under utun_socket_lock, read under RCU */
+	u32			number;		/* of the attachment, from 1 on */
 };
 
 int utun_socket_attach(struct utun *ut, u32 fd, struct netlink_ext_ack *extack);
