@@ -56,11 +56,12 @@ struct utun_peer_cpu {
 	u64_stats_t		tx_packets;
 	u64_stats_t		tx_bytes;
 	unsigned long		last_rx;	/* jiffies; 0 before the first packet */
-	struct dst_entry	*dst;		/* held; of the ends below */
+	struct dst_entry	*dst;		/* held; of the ends and the socket below */
 	__be32			dst_local;
 	__be32			dst_remote;
 	__be16			dst_local_port;
 	__be16			dst_remote_port;
+	u32			dst_socket;	/* its utun_socket.number; 0 with protocol 41 */
 	struct u64_stats_sync	sync;
 	u64_stats_t		drops[UTUN_PEER_DROPS];	/* by reason - 1 */
 };

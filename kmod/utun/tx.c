@@ -20,6 +20,7 @@ struct utun_tx {
 	struct utun *ut;
 	const struct utun_path *path; /* of the peer, or NULL */
 	struct sock *sk; /* NULL with protocol 41 */
+	u32 socket; /* the attachment of @sk, or 0 */
 	struct net *outer;
 	struct rtable *rt; /* held */
 	unsigned int route_mtu;
@@ -41,7 +42,8 @@ static struct rtable *utun_tx_route(const struct utun_tx *tx)
 
 	if (likely(cpu->dst && cpu->dst_remote == ends->remote && cpu->dst_local == ends->local &&
 		   cpu->dst_remote_port == ends->remote_port &&
-		   cpu->dst_local_port == ends->local_port && dst_check(cpu->dst, 0))) {
+		   cpu->dst_local_port == ends->local_port && cpu->dst_socket == tx->socket &&
+		   dst_check(cpu->dst, 0))) {
 		dst_hold(cpu->dst);
 		return (struct rtable *)cpu->dst;
 	}
@@ -63,6 +65,7 @@ static struct rtable *utun_tx_route(const struct utun_tx *tx)
 	cpu->dst_local = ends->local;
 	cpu->dst_remote_port = ends->remote_port;
 	cpu->dst_local_port = ends->local_port;
+	cpu->dst_socket = tx->socket;
 	return rt;
 }
 
@@ -96,6 +99,7 @@ static enum utun_drop utun_tx_judge(struct utun_tx *tx, struct sk_buff *skb)
 		if (unlikely(!us))
 			return UTUN_DROP_NOT_SENT;
 		tx->sk = us->sk;
+		tx->socket = us->number;
 		tx->outer = sock_net(us->sk);
 		tx->overhead = UTUN_UDP_OVERHEAD;
 	} else {
