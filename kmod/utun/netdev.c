@@ -171,8 +171,10 @@ static const struct device_type utun_netdev_type = { .name = KBUILD_MODNAME };
 
 static void utun_netdev_setup(struct net_device *dev)
 {
+	/* Of a fraglist only the first packet would have its outer headers. */
+	const netdev_features_t gso = NETIF_F_GSO_SOFTWARE & ~NETIF_F_GSO_FRAGLIST;
 	const netdev_features_t features = NETIF_F_SG | NETIF_F_FRAGLIST | NETIF_F_HIGHDMA |
-					   NETIF_F_HW_CSUM | NETIF_F_RXCSUM | NETIF_F_GSO_SOFTWARE;
+					   NETIF_F_HW_CSUM | NETIF_F_RXCSUM | gso;
 
 	dev->netdev_ops = &utun_netdev_ops;
 	dev->ethtool_ops = &utun_netdev_ethtool_ops;
