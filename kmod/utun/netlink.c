@@ -17,9 +17,18 @@ static struct genl_family utun_netlink_family;
 
 enum { UTUN_NETLINK_EVENTS };
 
-static const struct nla_policy utun_netlink_policy[UTUN_A_MAX + 1] = {
+/* What requests take, by kind; what stands behind is told and never asked for. */
+static const struct nla_policy utun_netlink_device_policy[UTUN_A_PEER + 1] = {
+	[UTUN_A_IFINDEX] = NLA_POLICY_MIN(NLA_U32, 1),
+};
+
+static const struct nla_policy utun_netlink_socket_policy[UTUN_A_PEER + 1] = {
 	[UTUN_A_IFINDEX] = NLA_POLICY_MIN(NLA_U32, 1),
 	[UTUN_A_FD] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy utun_netlink_peers_policy[UTUN_A_PEER + 1] = {
+	[UTUN_A_IFINDEX] = NLA_POLICY_MIN(NLA_U32, 1),
 	[UTUN_A_PEER] = { .type = NLA_NESTED },
 };
 
@@ -328,8 +337,10 @@ static int utun_netlink_take_peer(struct utun *ut, struct genl_info *info,
 		return ret;
 
 	peer = utun_peer_create(config, old);
-	if (!peer)
+	if (!peer) {
+		NL_SET_ERR_MSG_ATTR(extack, nest, "no memory for the peer");
 		return -ENOMEM;
+	}
 	ret = utun_table_put(&ut->table, peer, old, extack);
 	if (ret) {
 		NL_SET_BAD_ATTR(extack, nest);
@@ -575,12 +586,17 @@ static int utun_netlink_peer_flush(struct sk_buff *skb, struct genl_info *info)
 /* cb->args[0]: the id to go on from. */
 static int utun_netlink_peer_dump(struct sk_buff *skb, struct netlink_callback *cb)
 {
+	struct nlattr **attrs = utun_compat_dump_attrs(cb);
 	unsigned long id = cb->args[0];
 	struct utun_peer *peer;
 	struct utun *ut;
 	void *head;
 
-	ut = utun_netlink_find(sock_net(cb->skb->sk), utun_compat_dump_attrs(cb), cb->extack);
+	if (attrs[UTUN_A_PEER]) {
+		NL_SET_ERR_MSG_ATTR(cb->extack, attrs[UTUN_A_PEER], "a dump names no peers");
+		return -EINVAL;
+	}
+	ut = utun_netlink_find(sock_net(cb->skb->sk), attrs, cb->extack);
 	if (IS_ERR(ut))
 		return PTR_ERR(ut);
 	mutex_lock(&ut->lock);
@@ -664,21 +680,20 @@ err_free:
 
 /* --- the family ---------------------------------------------------------------------------- */
 
-#define UTUN_NETLINK_DO(command, handler) \
-	{ .cmd = UTUN_CMD_##command, .flags = GENL_UNS_ADMIN_PERM, .doit = handler }
+#define UTUN_NETLINK_DO(command, takes, handler) \
+	.cmd = UTUN_CMD_##command, .flags = GENL_UNS_ADMIN_PERM, \
+	.policy = utun_netlink_##takes##_policy, .maxattr = UTUN_A_PEER, .doit = handler
 
-static const struct genl_small_ops utun_netlink_ops[] = {
-	UTUN_NETLINK_DO(DEV_GET, utun_netlink_dev_get),
-	UTUN_NETLINK_DO(SOCKET_ADD, utun_netlink_socket_add),
-	UTUN_NETLINK_DO(SOCKET_DEL, utun_netlink_socket_del),
-	UTUN_NETLINK_DO(PEER_ADD, utun_netlink_peer_add),
-	UTUN_NETLINK_DO(PEER_SET, utun_netlink_peer_set),
-	UTUN_NETLINK_DO(PEER_DEL, utun_netlink_peer_del),
-	UTUN_NETLINK_DO(PEER_FLUSH, utun_netlink_peer_flush),
+static const struct genl_ops utun_netlink_ops[] = {
+	{ UTUN_NETLINK_DO(DEV_GET, device, utun_netlink_dev_get) },
+	{ UTUN_NETLINK_DO(SOCKET_ADD, socket, utun_netlink_socket_add) },
+	{ UTUN_NETLINK_DO(SOCKET_DEL, socket, utun_netlink_socket_del) },
+	{ UTUN_NETLINK_DO(PEER_ADD, peers, utun_netlink_peer_add) },
+	{ UTUN_NETLINK_DO(PEER_SET, peers, utun_netlink_peer_set) },
+	{ UTUN_NETLINK_DO(PEER_DEL, peers, utun_netlink_peer_del) },
+	{ UTUN_NETLINK_DO(PEER_FLUSH, device, utun_netlink_peer_flush) },
 	{
-		.cmd = UTUN_CMD_PEER_GET,
-		.flags = GENL_UNS_ADMIN_PERM,
-		.doit = utun_netlink_peer_get,
+		UTUN_NETLINK_DO(PEER_GET, peers, utun_netlink_peer_get),
 		.dumpit = utun_netlink_peer_dump,
 	},
 };
@@ -690,13 +705,11 @@ static const struct genl_multicast_group utun_netlink_groups[] = {
 static struct genl_family utun_netlink_family __ro_after_init = {
 	.name = UTUN_GENL_NAME,
 	.version = UTUN_GENL_VERSION,
-	.maxattr = UTUN_A_MAX,
-	.policy = utun_netlink_policy,
 	.netnsok = true,
 	.parallel_ops = true,
 	.module = THIS_MODULE,
-	.small_ops = utun_netlink_ops,
-	.n_small_ops = ARRAY_SIZE(utun_netlink_ops),
+	.ops = utun_netlink_ops,
+	.n_ops = ARRAY_SIZE(utun_netlink_ops),
 	.mcgrps = utun_netlink_groups,
 	.n_mcgrps = ARRAY_SIZE(utun_netlink_groups),
 	UTUN_STRICT_FROM(__UTUN_CMD_MAX)

@@ -353,8 +353,10 @@ int utun_table_put(struct utun_table *table, struct utun_peer *peer, struct utun
 	if (ret)
 		return ret;
 	ret = old ? 0 : xa_reserve(&table->ids, peer->path.id, GFP_KERNEL);
-	if (ret)
+	if (ret) {
+		NL_SET_ERR_MSG_MOD(extack, "no memory for the tables");
 		return ret;
+	}
 
 	for (at = 0; at < peer->path.n_nodes; at++) {
 		if (utun_table_same_node(old, &peer->nodes[at]))
