@@ -48,13 +48,33 @@ def ipv6(
 
 def icmp(source: object, destination: object, kind: int, code: int, rest: bytes, *, hops: int = 64) -> bytes:
     body = bytes((kind, code, 0, 0)) + rest
-    summed = (
-        packed(str(source)) + packed(str(destination)) + struct.pack("!II", len(body), 58) + body + bytes(len(body) % 2)
-    )
-    total = sum(struct.unpack(f"!{len(summed) // 2}H", summed))
+    check = _checksum(_pseudo(source, destination, body, 58) + body)
+    return ipv6(source, destination, body[:2] + check + body[4:], kind=58, hops=hops)
+
+
+def udp(source: object, destination: object, payload: bytes) -> bytes:
+    """From port 5001 to port 5000."""
+    head = struct.pack("!HHH", 5001, 5000, 8 + len(payload))
+    check = _checksum(_pseudo(source, destination, head + b"\0\0" + payload, 17) + head + b"\0\0" + payload)
+    return ipv6(source, destination, head + (check if any(check) else b"\xff\xff") + payload, kind=17)
+
+
+def _pseudo(source: object, destination: object, body: bytes, kind: int) -> bytes:
+    return packed(str(source)) + packed(str(destination)) + struct.pack("!II", len(body), kind)
+
+
+def _checksum(octets: bytes) -> bytes:
+    octets += bytes(len(octets) % 2)
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ipv6(source, destination, body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:], kind=58, hops=hops)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+def fragmentation_needed(quoted: bytes, mtu: int) -> bytes:
+    """An ICMPv4 error about an outer packet."""
+    body = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + quoted[:548]
+    return body[:2] + _checksum(body) + body[4:]
 
 
 def hop(packet: bytes) -> bytes:

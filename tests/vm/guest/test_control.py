@@ -19,12 +19,16 @@ from support.vm_utun import (
     A_FD,
     A_IFINDEX,
     A_PEER,
+    A_PEERS,
+    DEV_GET,
+    DUMP,
     FLAGS,
     ID,
     MOVED,
     MTU,
     PEER_ADD,
     PEER_DEL,
+    PEER_FLUSH,
     PEER_GET,
     REMOTE4,
     REMOTE_PORT,
@@ -35,6 +39,8 @@ from support.vm_utun import (
     SPOOFED,
     STRANGER,
     TRANSPORT,
+    UNREACHABLE,
+    Event,
     Events,
     Netlink,
     Peer,
@@ -162,6 +168,14 @@ def test_what_is_no_request_is_refused(net: Net, peer: Peer) -> None:
         "behind",
         lambda: ask(PEER_ADD, me + nest(A_PEER, u32(ID, 5), attr(9, b"\xff" * 16 + b"\x10\0\0\0"))),
     )
+    for command, other in (
+        *((DEV_GET, nest(A_PEER, u32(ID, 1))), (PEER_FLUSH, nest(A_PEER, u32(ID, 1))), (PEER_FLUSH, u32(A_FD, 0))),
+        *((SOCKET_ADD, u32(A_FD, 0) + nest(A_PEER)), (PEER_ADD, u32(A_FD, 0)), (PEER_GET, u32(A_PEERS, 1))),
+    ):
+        refused(errno.EINVAL, "attribute", lambda command=command, other=other: ask(command, me + other))
+    refused(errno.EINVAL, "names no peers", lambda: ask(PEER_GET, me + nest(A_PEER, u32(ID, 1)), DUMP))
+    refused(errno.EINVAL, "", lambda: ask(PEER_ADD, me + attr(A_PEER, u32(ID, 5))))  # without NLA_F_NESTED
+    refused(errno.EINVAL, "", lambda: ask(PEER_GET, me + nest(A_PEER, u32(ID, 1), b"\x05\0")))
     refused(errno.EOPNOTSUPP, "", lambda: ask(77, me))
     assert [each.id for each in net.utun.dump()] == [1]
 
@@ -396,6 +410,21 @@ def test_events_tell_of_strangers_and_spoofers_and_are_limited(net: Net, peer: P
         net.up(ipv6(SOURCE, HOST), 40005)
     net.stray_to(before, unknown_endpoint=300)
     assert 1 <= len(list(events.read())) <= 100
+    events.close()
+
+
+def test_an_icmp_error_for_a_peer_is_told_and_not_the_sockets(net: Net, peer: Peer) -> None:
+    with net.broker.inside():
+        events = Events()
+    net.clients.pop((CLIENT, 40001)).close()
+
+    def told() -> Event | None:
+        net.down(ipv6(HOST, SOURCE))
+        return next((each for each in events.read() if each.kind == UNREACHABLE), None)
+
+    event = wait_until(told, "an event")
+    assert (event.peer.id, event.peer.remote, event.inner) == (1, peer.remote, None)
+    assert net.signalling.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     events.close()
 
 

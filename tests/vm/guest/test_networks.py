@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,18 @@ from support.vm_net import (
     PREFIX,
     SOURCE,
     Net,
+    fragmentation_needed,
     hop,
     icmp,
     ipv6,
     make_utun,
     signalling_socket,
+    udp,
 )
-from support.vm_utun import SIXINFOUR, Netlink, Peer, Refused, Utun
+from support.vm_utun import SIXINFOUR, UNREACHABLE, Event, Events, Netlink, Peer, Refused, Utun
 
 PEER = Peer(1, [f"{SOURCE}/128", PREFIX])
+UDP_SEGMENT = 103
 OVER_41 = Peer(41, [f"{SOURCE}/128", PREFIX], (CLIENT, 0), (BROKER, 0), SIXINFOUR)
 
 
@@ -186,6 +190,27 @@ def test_a_device_carries_between_namespaces(lab: Lab) -> None:
     assert raw.recv(2000)[20 + 8 :] == icmp("2001:db8:1::1", SOURCE, 129, 0, b"ping" * 4)[8:]
 
 
+def test_the_next_socket_sends_by_its_own_routes(lab: Lab) -> None:
+    """Not by those that were found for the last one, of the same address and port in another namespace."""
+    inner = lab.namespace("inner")
+    _, utun = make_utun(inner)
+    inner.address("utun0", "2001:db8:1::1/64")
+    utun.add(PEER)
+    source = inner.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    source.bind(("2001:db8:1::1", 0))
+    for label in ("one", "two"):
+        outer, client = lab.namespace(label), lab.namespace(f"{label}-client")
+        lab.wire(client, outer, [f"{CLIENT}/24"], [f"{BROKER}/24"])
+        end = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        end.bind((CLIENT, 40001))
+        end.settimeout(5)
+        utun.attach(made := signalling_socket(outer))
+        for _ in range(8):  # on whichever processor it is
+            source.sendto(label.encode(), (SOURCE, 9))
+            assert end.recv(2000).endswith(label.encode())
+        made.close()
+
+
 # --- protocol 41 --------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +240,27 @@ def test_protocol_41_both_ways(net: Net, raw: socket.socket) -> None:
     net.down(ipv6(HOST, SOURCE, bytes(1300)))
     assert net.at_host()[44:48] == (1280).to_bytes(4, "big")
     net.drops_to(41, spoofed_source=1, malformed=1, too_big=1)
+
+
+def test_icmp_errors_for_protocol_41(net: Net, raw: socket.socket) -> None:
+    net.utun.add(replace(OVER_41, mtu=1400))
+    with net.broker.inside():
+        events = Events()
+
+    def told() -> Event | None:
+        net.down(ipv6(HOST, SOURCE))  # the client has no such tunnel, and says so
+        return next((each for each in events.read() if each.kind == UNREACHABLE), None)
+
+    assert wait_until(told, "an event").peer.id == 41
+    events.close()
+    icmp4 = net.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    icmp4.sendto(fragmentation_needed(raw.recv(2000), 1340), (BROKER, 0))
+    try:
+        net.down(ipv6(HOST, SOURCE, bytes(1340 - 20 - 40 + 1)))
+        assert net.at_host()[44:48] == (1340 - 20).to_bytes(4, "big")
+    finally:
+        icmp4.close()
+        net.broker.run("ip", "route", "flush", "cache")
 
 
 def test_one_address_may_have_a_peer_of_each_transport(net: Net, raw: socket.socket) -> None:
@@ -259,6 +305,7 @@ def test_bulk_transfers_arrive_whole_and_are_counted_to_the_octet(net: Net, over
     client.run(*("ip", "link", "add", "six", "type", "sit", "remote", BROKER, "local", CLIENT, "ttl", "64"), *udp)
     for space, device in ((broker, net.outer[1]), (broker, net.inner[0])):
         space.run("ethtool", "-K", device, "gro", "on", "tso", "on", "gso", "on", check=False)
+    before = handled(broker)
     try:
         client.run("ip", "link", "set", "six", "up", "mtu", "1280")
         client.run("ethtool", "-K", "six", "tso", "off", "gso", "off", "gro", "off", check=False)
@@ -278,10 +325,54 @@ def test_bulk_transfers_arrive_whole_and_are_counted_to_the_octet(net: Net, over
             ),
             f"{seen.carried} equal to the client's {rx} and {tx}",
         )
+        joined = [now - then for now, then in zip(handled(broker), before, strict=True)]
+        assert joined[0] < int(tx[1]), "nothing was joined on receipt"
+        assert joined[1] < int(rx[1]), "nothing was sent as one for many"
     finally:
         client.run("ip", "link", "delete", "six", check=False)
         if udp:
             client.run("ip", "fou", "del", "port", "40001")
+
+
+@pytest.mark.parametrize("how", ["gro", "rx-gro-list", "rx-udp-gro-forwarding"])
+def test_udp_that_is_joined_on_the_way_arrives_as_it_was_sent(net: Net, peer: Peer, how: str) -> None:
+    """Both ways, and with what else GRO can be told to do with UDP. Sent as one (UDP_SEGMENT), so it comes together."""
+    size, count = 1000, 20
+    data = os.urandom(size * count)
+    sender = net.host.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sender.bind((HOST, 5000))
+    sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+    ends = ((net.host, net.inner[1]), (net.client, net.outer[0]))
+    for space, device in ends:
+        # Before 6.11 UDP_SEGMENT wants a device that does checksums; the segments are to be real ones all the same.
+        space.run("ethtool", "-K", device, "tx", "on", check=False)
+        space.run("ethtool", "-K", device, "tx-udp-segmentation", "off", check=False)
+    for device in (net.inner[0], net.outer[1]):
+        net.broker.run("ethtool", "-K", device, "gro", "on", how, "on")
+    try:
+        sender.sendto(data, (SOURCE, 9))
+        came = [net.at_client() for _ in range(count)]
+        assert b"".join(each[48:] for each in came) == data
+        client = net.client_at()
+        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(came[0]))
+        back = [udp(SOURCE, HOST, each[48:]) for each in came]
+        client.sendto(b"".join(back), (BROKER, PORT))
+        assert [net.at_host() for _ in back] == list(map(hop, back))
+        octets = sum(map(len, came))
+        assert net.utun.one(1).carried == (count, octets, count, octets)
+        assert net.utun.one(1).drops == {}
+    finally:
+        sender.close()
+        for device in (net.inner[0], net.outer[1]):
+            net.broker.run("ethtool", "-K", device, how, "off", "gro", "off")
+        for space, device in ends:
+            space.run("ethtool", "-K", device, "tx", "off", check=False)
+
+
+def handled(broker: Namespace) -> list[int]:
+    """What the device has counted: packets as the kernel handled them, received and sent."""
+    stats = broker.run("ip", "-s", "-o", "link", "show", "utun0")
+    return [int(each) for each in re.findall(r"X: +bytes[^\\]*\\ +\d+ +(\d+)", stats)]
 
 
 def transfer(server: Namespace, dialler: Namespace, address: str, bind: str, size: int = 1_500_000) -> None:

@@ -10,7 +10,20 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
-from support.vm_net import BROKER, BROKER_INNER, HOST, INSIDE, PORT, PREFIX, SOURCE, Net, hop, icmp, ipv6
+from support.vm_net import (
+    BROKER,
+    BROKER_INNER,
+    HOST,
+    INSIDE,
+    PORT,
+    PREFIX,
+    SOURCE,
+    Net,
+    fragmentation_needed,
+    hop,
+    icmp,
+    ipv6,
+)
 from support.vm_utun import Peer
 
 TSP = bytes.fromhex("f00000f000000001") + b"VERSION=2.0.0\r\n"
@@ -318,11 +331,7 @@ def test_fragmentation_needed_from_the_path_lowers_what_fits(net: Net) -> None:
         quoted = tap.recv(2000)
         assert quoted[6] & 0x40  # "don't fragment"
         assert net.at_client() == hop(packet)
-        body = struct.pack("!BBHHH", 3, 4, 0, 0, 1340) + quoted[:548]
-        total = sum(struct.unpack(f"!{len(body) // 2}H", body))
-        while total >> 16:
-            total = (total & 0xFFFF) + (total >> 16)
-        raw.sendto(body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:], (BROKER, 0))
+        raw.sendto(fragmentation_needed(quoted, 1340), (BROKER, 0))
         net.down(ipv6(HOST, SOURCE, bytes(1340 - 28 - 40 + 1)))
         answer = net.at_host()
         assert answer[40:48] == answer[40:44] + struct.pack("!I", 1340 - 28)
