@@ -113,6 +113,31 @@ os.kill(os.getpid(), signal.SIGKILL)
     made.close()
 
 
+def test_root_of_a_user_namespace_has_what_is_in_its_network_namespace() -> None:
+    program = f"""
+import socket, subprocess, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from support.vm_utun import Events, Netlink, Peer, Utun
+subprocess.run(["ip", "link", "add", "utun0", "type", "utun"], check=True)
+utun = Utun(Netlink(), socket.if_nametoindex("utun0"))
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("0.0.0.0", {PORT}))
+utun.attach(made)
+utun.add(Peer(1, ["{PREFIX}"]))
+Events()
+print([each.id for each in utun.dump()], utun.device()["sockets"])
+"""
+    unshared = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in unshared.stderr:
+        pytest.skip("this kernel has no user namespaces")
+    assert (unshared.stdout, unshared.stderr) == ("[1] 1\n", "")
+
+
 def test_the_namespace_goes_with_the_device_in_it_and_the_socket_lives(lab: Lab) -> None:
     home, other = lab.namespace("home"), lab.namespace("other")
     home.run("ip", "link", "add", "utun0", "type", "utun")
