@@ -52,8 +52,10 @@ PROGRAMS = {
 SERVERS = (Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd"))
 TIME_LIMIT, DIED, NO_START, DIRTY = 124, 125, 126, 99
 BOOTS = 3
-"""How often a guest is started that dies on its way up: QEMU 7.2's emulated processors may run a breakpoint that a
-kernel patching itself has put back already, about once in thirty boots of a busy machine."""
+"""How often a guest is started that dies of its emulation or on its way up."""
+EMULATION = "int3: 0000"
+"""In what a kernel says that dies of QEMU 7.2: the processors it emulates may run a breakpoint that a kernel patching
+itself has put back already. It comes about once in thirty boots of a busy machine, and seldom when keys switch."""
 
 FAULT = re.compile(
     r"BUG:|WARNING:|Oops|KASAN|UBSAN|INFO: (possible|suspicious|task|lockdep|trying)|unreferenced object|"
@@ -136,7 +138,9 @@ class Outcome:
     log: str
     """The kernel's log; empty when the guest died."""
     ready_after: float
-    """Seconds until the command began."""
+    """Seconds until the command began; not a number when it did not."""
+    emulation: bool = False
+    """The guest died of `EMULATION`."""
 
     @property
     def faults(self) -> list[str]:
@@ -188,14 +192,15 @@ def run(
 ) -> Outcome:
     """Run `command` in the working directory, under a kernel, with the module `utun` loaded. Raises NoKernel.
 
-    `console`: the command has the terminal. A guest that dies before the command has begun is started anew.
+    `console`: the command has the terminal. A guest that dies of its emulation, or before the command has begun, is
+    started anew.
     """
     out, err = out or sys.stdout.buffer, err or sys.stderr.buffer
     for _ in range(BOOTS):
         outcome = _boot(
             which, command, utun, environment or {}, cpus, memory, accelerator, time_limit, console, out, err
         )
-        if outcome.status != DIED or not math.isnan(outcome.ready_after):
+        if outcome.status != DIED or not (outcome.emulation or math.isnan(outcome.ready_after)):
             break
     return outcome
 
@@ -250,13 +255,16 @@ def _boot(
             status = ports.status
         except subprocess.TimeoutExpired:
             status = TIME_LIMIT
+        last_words = "" if console else (work / "console").read_text(errors="replace")
         if status is None or status == TIME_LIMIT:
-            tail = "" if console else (work / "console").read_text(errors="replace")[-4000:]
+            tail = last_words[-4000:]
             said = "the time limit was reached" if status else "the guest died"
             qemu_said = (work / "log").read_text(errors="replace")[-1000:]
             err.write(f"vm: {said}; its console ended with:\n{tail}\n{qemu_said}\n".encode())
             err.flush()
-        return Outcome(DIED if status is None else status, ports.log.decode(errors="replace"), ports.ready_after)
+        log_text = ports.log.decode(errors="replace")
+        died_of_emulation = status is None and EMULATION in last_words
+        return Outcome(DIED if status is None else status, log_text, ports.ready_after, died_of_emulation)
 
 
 def _base(which: Kernel, fs: str) -> bytes:
